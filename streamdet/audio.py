@@ -1,0 +1,113 @@
+"""Raw bytes to float32 mono, and from any rate to the model's.
+
+Everything that listens goes through these functions: the daemon, `streamdet score`, training and evaluation. That is
+what makes the same bytes give the same score on every path.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from streamdet.errors import DataError, MissingError
+from streamdet.records import Encoding
+
+Samples = NDArray[np.float32]
+
+
+def _mulaw_table() -> Samples:
+    """ITU-T G.711 mu-law: 256 codes to s16 / 32768."""
+    code = ~np.arange(256, dtype=np.uint8)
+    magnitude = (((code & 0x0F).astype(np.int32) << 3) + 0x84 << ((code & 0x70) >> 4)) - 0x84
+    return (np.where(code & 0x80, -magnitude, magnitude) / 32768).astype(np.float32)
+
+
+def _alaw_table() -> Samples:
+    """ITU-T G.711 A-law: 256 codes to s16 / 32768."""
+    code = np.arange(256, dtype=np.uint8) ^ 0x55
+    step = ((code & 0x70) >> 4).astype(np.int32)
+    mantissa = (code & 0x0F).astype(np.int32) << 4
+    magnitude = np.where(step == 0, mantissa + 8, (mantissa + 0x108) << np.maximum(step - 1, 0))
+    return (np.where(code & 0x80, magnitude, -magnitude) / 32768).astype(np.float32)
+
+
+_MULAW: Final = _mulaw_table()
+_ALAW: Final = _alaw_table()
+
+_DECODERS: Final[dict[Encoding, Callable[[bytes], Samples]]] = {
+    "s16le": lambda data: np.frombuffer(data, "<i2").astype(np.float32) / 32768,
+    # A float sample can be anything, a model must not: NaN counts as silence, the rest is held in range.
+    "f32le": lambda data: np.clip(np.nan_to_num(np.frombuffer(data, "<f4")), -1, 1).astype(np.float32),
+    "mulaw": lambda data: _MULAW[np.frombuffer(data, np.uint8)],
+    "alaw": lambda data: _ALAW[np.frombuffer(data, np.uint8)],
+}
+
+# The bytes of one silent sample: mu-law and A-law have no code for exactly zero below these.
+SILENCE: Final[dict[Encoding, bytes]] = {
+    "s16le": b"\0\0",
+    "f32le": b"\0\0\0\0",
+    "mulaw": b"\xff",
+    "alaw": b"\xd5",
+}
+
+
+def decode(data: bytes, encoding: Encoding) -> Samples:
+    """Decode the bytes of one channel.
+
+    Args:
+        data: whole samples of one channel.
+        encoding: how they are coded; `mulaw` and `alaw` are ITU-T G.711.
+
+    Returns:
+        float32 `(T,)` in [-1, 1].
+    """
+    return _DECODERS[encoding](data)
+
+
+def resample(samples: Samples, from_hz: int, to_hz: int) -> Samples:
+    """Resample `(T,)` from one rate to another in one shot (libsoxr, high quality); the same rate passes through."""
+    if from_hz == to_hz or samples.size == 0:
+        return samples
+    return np.asarray(soxr.resample(samples, from_hz, to_hz, quality="HQ"), dtype=np.float32)
+
+
+def fill(samples: Samples, length: int) -> Samples:
+    """Return exactly `length` samples: the newest ones, or what there is repeated from its start until full.
+
+    Args:
+        samples: `(T,)`, T at least 1.
+        length: samples wanted.
+
+    Raises:
+        DataError: there is nothing to repeat.
+    """
+    if samples.size == 0:
+        raise DataError.of("samples", 0, "at least one sample to fill a window with")
+    if samples.size >= length:
+        return samples[-length:]
+    return np.resize(samples, length)  # np.resize repeats; ndarray.resize would pad with zeros
+
+
+def read_recording(path: Path) -> tuple[Samples, int]:
+    """Read a recording that libsndfile knows (WAV, FLAC, Ogg, MP3, ...).
+
+    Returns:
+        float32 `(T, channels)` in [-1, 1], and the rate in Hz.
+
+    Raises:
+        MissingError: there is no such file.
+        DataError: it is empty or not audio.
+    """
+    if not path.is_file():
+        raise MissingError.of("recording", str(path), "a file that exists")
+    try:
+        samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
+        raise DataError.of("recording", str(path), f"audio that libsndfile can read ({error})") from error
+    if samples.shape[0] == 0:
+        raise DataError.of("recording", str(path), "at least one sample")
+    return samples, int(rate_hz)

@@ -1,0 +1,214 @@
+"""The bundle: a folder with `manifest.json`, `model.onnx`, and the model's external data if it has any.
+
+It is the whole contract between export and daemon. The format is pinned in docs/bundle.md; this module reads it, writes
+it, and vouches for the bytes.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+
+from streamdet.errors import BundleError
+from streamdet.records import RATES_HZ
+
+FORMAT: Final = 1
+MANIFEST: Final = "manifest.json"
+# A manifest holds a few dozen numbers and some provenance; a larger file is something else.
+MANIFEST_MAX_BYTES: Final = 1 << 20
+
+
+class Audio(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the model listens to."""
+
+    rate_hz: int
+    window_samples: int
+    hop_samples: int
+
+    @property
+    def window_s(self) -> float:
+        """Seconds scored at once."""
+        return self.window_samples / self.rate_hz
+
+    @property
+    def hop_s(self) -> float:
+        """Seconds between the ends of windows."""
+        return self.hop_samples / self.rate_hz
+
+
+class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The ONNX file and the names of its input and output."""
+
+    kind: Literal["window"]
+    file: str = "model.onnx"
+    input: str = "audio"
+    output: str = "score"
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+
+
+class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """From CM score to LLR: `scale * score + offset`, and the rolling sum's correction by seconds of evidence."""
+
+    scale: float = 1.0
+    offset: float = 0.0
+    rolling: tuple[tuple[float, float, float], ...] = ((0.0, 1.0, 0.0),)
+    """Rows (seconds of evidence, scale, offset), ascending; between rows both are interpolated."""
+
+
+class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Thresholds of the rolling verdict and the evidence behind them."""
+
+    prior_spoof: float = 0.05
+    min_speech_s: float = 0.5
+    rolling_s: float = 10.0
+    llr_clip: float = 5.0
+    drift: float = 0.0
+    alarm: float = 2.0
+    clear: float = 2.0
+    bonafide_below: float = 0.2
+    false_alarms_per_hour: float = 0.0
+    upper_95: float = 0.0
+    hours: float = 0.0
+    speakers: int = 0
+    calls_with_alarm: float = 0.0
+    extrapolated: bool = True
+
+
+class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a file must be, byte for byte."""
+
+    sha256: str
+    bytes: int
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """manifest.json."""
+
+    format: int
+    name: str
+    created: str
+    """RFC 3339."""
+    audio: Audio
+    model: Model
+    calibration: Calibration
+    decision: Decision
+    provenance: dict[str, Any]
+    files: dict[str, FileEntry]
+
+    @property
+    def model_id(self) -> str:
+        """Bundle name and the first 12 hex digits of the model's hash, as verdicts carry it."""
+        return f"{self.name}@{self.files[self.model.file].sha256[:12]}"
+
+
+class Bundle(msgspec.Struct, frozen=True):
+    """A manifest and the folder it was read from."""
+
+    path: Path
+    manifest: Manifest
+
+    def read_verified(self) -> dict[str, bytes]:
+        """Read every file of the manifest and check size and sha256 on the very bytes that are returned.
+
+        A bit flip in weights loads without complaint and scores nonsense, so what was hashed must be what is run: pass
+        these bytes on, never the path.
+
+        Returns:
+            file name -> content.
+
+        Raises:
+            BundleError: a file is missing or differs from the manifest.
+        """
+        return {name: _verified(self.path / name, entry) for name, entry in self.manifest.files.items()}
+
+
+def starter_path() -> Path:
+    """Return the folder of the bundle that ships inside this package."""
+    return Path(str(files("streamdet.starter")))
+
+
+def load(path: Path) -> Bundle:
+    """Read a bundle's manifest and check its rules; the files' content is checked by `read_verified`.
+
+    Raises:
+        BundleError: no such folder, no manifest, or a manifest that breaks a rule.
+    """
+    file = path / MANIFEST
+    if not file.is_file():
+        raise BundleError.of("bundle", str(path), f"a folder with {MANIFEST}")
+    if (size := file.stat().st_size) > MANIFEST_MAX_BYTES:
+        raise BundleError.of(f"{file} bytes", size, f"at most {MANIFEST_MAX_BYTES}")
+    try:
+        manifest = msgspec.json.decode(file.read_bytes(), type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BundleError(f"{file}: {error}") from error
+    _check(manifest)
+    return Bundle(path, manifest)
+
+
+def save(path: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> Bundle:
+    """Write a bundle folder; `manifest.files` is computed from `contents`.
+
+    The manifest is written last, so that a folder with a manifest is a whole bundle.
+    """
+    entries = {
+        name: FileEntry(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
+        for name, content in contents.items()
+    }
+    manifest = msgspec.structs.replace(manifest, files=entries)
+    _check(manifest)
+    path.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        (path / name).write_bytes(content)
+    text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
+    (path / MANIFEST).write_bytes(text + b"\n")
+    return Bundle(path, manifest)
+
+
+def _verified(path: Path, entry: FileEntry) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BundleError.of("bundle file", str(path), f"a readable file ({error.strerror})") from error
+    if len(content) != entry.bytes:
+        raise BundleError.of(f"{path} bytes", len(content), f"{entry.bytes} as its manifest says")
+    if (digest := hashlib.sha256(content).hexdigest()) != entry.sha256:
+        raise BundleError.of(f"{path} sha256", digest, f"{entry.sha256} as its manifest says")
+    return content
+
+
+def _check(manifest: Manifest) -> None:
+    """Refuse what no daemon could run."""
+
+    def must(rule: bool, field: str, value: object, expected: str) -> None:  # noqa: FBT001 - reads as a sentence
+        if not rule:
+            raise BundleError.of(f"{MANIFEST} {field}", value, expected)
+
+    audio, decision, rolling = manifest.audio, manifest.decision, manifest.calibration.rolling
+    must(manifest.format == FORMAT, "format", manifest.format, str(FORMAT))
+    must(bool(manifest.name) and " " not in manifest.name, "name", manifest.name, "a name without spaces")
+    must(audio.rate_hz in RATES_HZ, "audio.rate_hz", audio.rate_hz, f"one of {RATES_HZ}")
+    must(0 < audio.window_samples <= 60 * audio.rate_hz, "audio.window_samples", audio.window_samples, "1 to 60 s")
+    must(
+        0 < audio.hop_samples <= audio.window_samples,
+        "audio.hop_samples",
+        audio.hop_samples,
+        "1 to window_samples",
+    )
+    must(manifest.model.file in manifest.files, "files", list(manifest.files), f"{manifest.model.file} among them")
+    for name in manifest.files:
+        # A manifest must not reach outside its own folder.
+        must(name not in ("", ".", "..") and "/" not in name and "\\" not in name, "files", name, "a bare file name")
+    must(len(rolling) > 0, "calibration.rolling", rolling, "at least one row")
+    seconds = [row[0] for row in rolling]
+    must(seconds == sorted(set(seconds)), "calibration.rolling", seconds, "rows in ascending seconds")
+    must(0 < decision.prior_spoof < 1, "decision.prior_spoof", decision.prior_spoof, "between 0 and 1")
+    must(decision.rolling_s > 0, "decision.rolling_s", decision.rolling_s, "more than 0")
+    must(decision.llr_clip > 0, "decision.llr_clip", decision.llr_clip, "more than 0")
+    must(decision.alarm > 0, "decision.alarm", decision.alarm, "more than 0")
+    must(decision.clear > 0, "decision.clear", decision.clear, "more than 0")
+    must(decision.drift >= 0, "decision.drift", decision.drift, "0 or more")
+    must(0 <= decision.min_speech_s <= audio.window_s, "decision.min_speech_s", decision.min_speech_s, "0 to a window")

@@ -1,0 +1,86 @@
+"""Whose fault it is decides what happens next, so the class of an error says whose fault it is.
+
+    StreamdetError          70  ours, unless a subclass says otherwise
+    ├── UsageError          64  the command line
+    ├── DataError           65  a recording, a manifest or a score file
+    │   └── ProtocolError   65  a peer broke the wire contract: that message is dropped, nobody else notices
+    ├── MissingError        66  an input that is not there
+    ├── UnreachableError    69  nobody answers at an address
+    ├── OverloadError       75  try again later
+    └── RefusedError        78  the daemon will not start like this
+        ├── ConfigError         a config file, variable or flag
+        └── BundleError         a model bundle
+
+The numbers are the process's exit codes (sysexits.h).
+"""
+
+from typing import ClassVar, Self
+
+
+class StreamdetError(Exception):
+    """Base of every error this package raises on purpose; `str(error)` is one line for a person."""
+
+    exit_code: ClassVar[int] = 70
+
+    @classmethod
+    def of(cls, field: str, value: object, expected: str) -> Self:
+        """Build the standard message: the field, the value that was found, what was expected."""
+        return cls(f"{field}: {shown(value)}, expected {expected}")
+
+
+class UsageError(StreamdetError):
+    """The command line asks for something that does not exist or does not fit together."""
+
+    exit_code = 64
+
+
+class DataError(StreamdetError):
+    """A file's content is not what it should be."""
+
+    exit_code = 65
+
+
+class ProtocolError(DataError):
+    """A peer broke the wire contract."""
+
+
+class MissingError(StreamdetError):
+    """An input file or an optional package is not there."""
+
+    exit_code = 66
+
+
+class UnreachableError(StreamdetError):
+    """Nobody answers at an address."""
+
+    exit_code = 69
+
+
+class OverloadError(StreamdetError):
+    """A limit is reached; the same request may succeed later."""
+
+    exit_code = 75
+
+
+class RefusedError(StreamdetError):
+    """The daemon will not start like this; starting it again changes nothing."""
+
+    exit_code = 78
+
+
+class ConfigError(RefusedError):
+    """A config file, an environment variable or a flag is wrong."""
+
+
+class BundleError(RefusedError):
+    """A bundle is missing, damaged, or not what its manifest says."""
+
+
+# Long enough to recognise a value, short enough for one log line.
+SHOWN_CHARS = 80
+
+
+def shown(value: object) -> str:
+    """Return `value` as it appears in messages: its repr, cut to `SHOWN_CHARS`."""
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…"
