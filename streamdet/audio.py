@@ -39,7 +39,7 @@ _MULAW: Final = _mulaw_table()
 _ALAW: Final = _alaw_table()
 
 _DECODERS: Final[dict[Encoding, Callable[[bytes], Samples]]] = {
-    "s16le": lambda data: np.frombuffer(data, "<i2").astype(np.float32) / 32768,
+    "s16le": lambda data: np.frombuffer(data, "<i2").astype(np.float32) / np.float32(32768),
     # A float sample can be anything, a model must not: NaN counts as silence, the rest is held in range.
     "f32le": lambda data: np.clip(np.nan_to_num(np.frombuffer(data, "<f4")), -1, 1).astype(np.float32),
     "mulaw": lambda data: _MULAW[np.frombuffer(data, np.uint8)],

@@ -183,7 +183,7 @@ def _verified(path: Path, entry: FileEntry) -> bytes:
 def _check(manifest: Manifest) -> None:
     """Refuse what no daemon could run."""
 
-    def must(rule: bool, field: str, value: object, expected: str) -> None:  # noqa: FBT001 - reads as a sentence
+    def must(rule: bool, field: str, value: object, expected: str) -> None:
         if not rule:
             raise BundleError.of(f"{MANIFEST} {field}", value, expected)
 
@@ -191,17 +191,32 @@ def _check(manifest: Manifest) -> None:
     must(manifest.format == FORMAT, "format", manifest.format, str(FORMAT))
     must(bool(manifest.name) and " " not in manifest.name, "name", manifest.name, "a name without spaces")
     must(audio.rate_hz in RATES_HZ, "audio.rate_hz", audio.rate_hz, f"one of {RATES_HZ}")
-    must(0 < audio.window_samples <= 60 * audio.rate_hz, "audio.window_samples", audio.window_samples, "1 to 60 s")
+    must(
+        0 < audio.window_samples <= 60 * audio.rate_hz,
+        "audio.window_samples",
+        audio.window_samples,
+        "1 to 60 s",
+    )
     must(
         0 < audio.hop_samples <= audio.window_samples,
         "audio.hop_samples",
         audio.hop_samples,
         "1 to window_samples",
     )
-    must(manifest.model.file in manifest.files, "files", list(manifest.files), f"{manifest.model.file} among them")
+    must(
+        manifest.model.file in manifest.files,
+        "files",
+        list(manifest.files),
+        f"{manifest.model.file} among them",
+    )
     for name in manifest.files:
         # A manifest must not reach outside its own folder.
-        must(name not in ("", ".", "..") and "/" not in name and "\\" not in name, "files", name, "a bare file name")
+        must(
+            name not in ("", ".", "..") and "/" not in name and "\\" not in name,
+            "files",
+            name,
+            "a bare file name",
+        )
     must(len(rolling) > 0, "calibration.rolling", rolling, "at least one row")
     seconds = [row[0] for row in rolling]
     must(seconds == sorted(set(seconds)), "calibration.rolling", seconds, "rows in ascending seconds")
@@ -211,4 +226,9 @@ def _check(manifest: Manifest) -> None:
     must(decision.alarm > 0, "decision.alarm", decision.alarm, "more than 0")
     must(decision.clear > 0, "decision.clear", decision.clear, "more than 0")
     must(decision.drift >= 0, "decision.drift", decision.drift, "0 or more")
-    must(0 <= decision.min_speech_s <= audio.window_s, "decision.min_speech_s", decision.min_speech_s, "0 to a window")
+    must(
+        0 <= decision.min_speech_s <= audio.window_s,
+        "decision.min_speech_s",
+        decision.min_speech_s,
+        "0 to a window",
+    )

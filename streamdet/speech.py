@@ -2,7 +2,7 @@
 
 What it is: an activity detector on three plain facts about a voice. Speech is louder than a floor; it comes and goes,
 so its loud frames stand out from the quietest ones of the same window; and it is not a pure tone. A frame counts when
-its level is above `FLOOR_DBFS`, at least `RISE_DB` above the window's own quiet level, and less than `TONE_SHARE` of its
+its level is above `FLOOR_DBFS` and `RISE_DB` above the quiet level of its own window, and less than `TONE_SHARE` of its
 energy lies in the three strongest spectral peaks.
 
 What it is not: a voice detector. It turns away silence, comfort noise, steady noise, dial and ring tones. Music with a

@@ -1,0 +1,61 @@
+"""The newest audio of one channel as the raw bytes that arrived, addressed by sample index since the stream's start."""
+
+from typing import Final
+
+
+class Ring:
+    """A fixed number of bytes that remembers the last `capacity_samples` samples.
+
+    Samples are numbered from the start of the stream, so a position never wraps, drifts or needs a float. What has been
+    overwritten cannot be read: asking for it is a bug of the caller, not an input error, and asserts.
+    """
+
+    def __init__(self, capacity_samples: int, silence: bytes, origin_sample: int = 0) -> None:
+        """Hold `capacity_samples` samples; `silence` is the bytes of one silent sample and so gives their size."""
+        self._silence: Final = silence
+        self._size: Final = len(silence)
+        self._capacity: Final = capacity_samples
+        self._bytes: Final = bytearray(silence * capacity_samples)
+        self.origin_sample: Final = origin_sample
+        """Index of the first sample that was ever appended."""
+        self.end_sample = origin_sample
+        """Index after the newest sample: the track's clock."""
+
+    @property
+    def start_sample(self) -> int:
+        """Index of the oldest sample still here."""
+        return max(self.origin_sample, self.end_sample - self._capacity)
+
+    def append(self, data: bytes) -> None:
+        """Take whole samples; the oldest make room."""
+        assert len(data) % self._size == 0, f"{len(data)} bytes are not whole samples of {self._size}"
+        count = len(data) // self._size
+        # More than fits: only the newest end can survive, but the clock advances by all of it.
+        self._write(self.end_sample + max(0, count - self._capacity), data[-self._capacity * self._size :])
+        self.end_sample += count
+
+    def append_silence(self, count: int) -> None:
+        """Advance the clock by `count` silent samples."""
+        kept = min(count, self._capacity)
+        self._write(self.end_sample + count - kept, self._silence * kept)
+        self.end_sample += count
+
+    def window(self, start_sample: int, end_sample: int) -> bytes:
+        """Copy out the bytes of samples `start_sample` to `end_sample`, both still here."""
+        assert self.start_sample <= start_sample <= end_sample <= self.end_sample, (
+            f"samples {start_sample}..{end_sample} of {self.start_sample}..{self.end_sample}"
+        )
+        first = start_sample % self._capacity * self._size
+        length = (end_sample - start_sample) * self._size
+        head = bytes(self._bytes[first : first + length])
+        return head + bytes(self._bytes[: length - len(head)])
+
+    def wipe(self) -> None:
+        """Overwrite the audio with silence: nothing of a call stays in memory after it."""
+        self._bytes[:] = self._silence * self._capacity
+
+    def _write(self, at_sample: int, data: bytes) -> None:
+        first = at_sample % self._capacity * self._size
+        head = min(len(data), len(self._bytes) - first)
+        self._bytes[first : first + head] = data[:head]
+        self._bytes[: len(data) - head] = data[head:]

@@ -1,0 +1,259 @@
+"""One channel of one stream: its ring, its place on the hop grid, and its verdict.
+
+Windows end at whole hops of audio time, counted from the stream's first sample. A live track has at most one due
+window, the newest; a lossless one has every window, in order.
+"""
+
+from collections import deque
+from typing import Any, Final
+
+import msgspec
+
+from streamdet.audio import SILENCE
+from streamdet.bundle import Manifest
+from streamdet.records import AudioFormat, Score, Verdict, Window
+from streamdet.ring import Ring
+from streamdet.verdict import Tracker
+
+# A lossless reader is told to stop this far ahead of its next window: enough to keep batches coming, little to hold.
+FULL_HOPS: Final = 2
+# Beside the window itself. Live: a frame holds at most one hop. Lossless: what may wait, and two frames on top.
+LIVE_SPARE_HOPS: Final = 1
+LOSSLESS_SPARE_HOPS: Final = FULL_HOPS + 2
+
+
+class Timeline(msgspec.Struct, frozen=True):
+    """The hop grid at a stream's own rate, in integers: hop k ends at sample k * hop * rate // model rate."""
+
+    rate_hz: int
+    model_rate_hz: int
+    hop_model_samples: int
+    """At the model's rate."""
+    window_samples: int
+    """At the stream's rate, as the others below."""
+    min_window_samples: int
+    lossless: bool
+
+    @classmethod
+    def of(cls, manifest: Manifest, form: AudioFormat, min_window_s: float, *, lossless: bool) -> "Timeline":
+        """Lay the bundle's grid over a stream's rate."""
+        audio = manifest.audio
+        return cls(
+            rate_hz=form.rate_hz,
+            model_rate_hz=audio.rate_hz,
+            hop_model_samples=audio.hop_samples,
+            window_samples=audio.window_samples * form.rate_hz // audio.rate_hz,
+            min_window_samples=min(
+                round(min_window_s * form.rate_hz), audio.window_samples * form.rate_hz // audio.rate_hz
+            ),
+            lossless=lossless,
+        )
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples of one hop at the stream's rate, rounded up: no two ends are further apart."""
+        return -(-self.hop_model_samples * self.rate_hz // self.model_rate_hz)
+
+    def end_sample(self, hop: int) -> int:
+        """Where hop number `hop` ends."""
+        return hop * self.hop_model_samples * self.rate_hz // self.model_rate_hz
+
+    def newest(self, clock_sample: int) -> int:
+        """The newest hop that has ended by `clock_sample`."""
+        # The largest k with k * a // b <= clock, that is k * a < (clock + 1) * b.
+        a, b = self.hop_model_samples * self.rate_hz, self.model_rate_hz
+        return ((clock_sample + 1) * b - 1) // a
+
+
+class Job(msgspec.Struct, frozen=True):
+    """A window on its way through the scorer."""
+
+    track: Any  # a Track; msgspec cannot name what is defined below
+    window: Window
+    advance_samples: int
+    """New audio since the previous window of the track."""
+    skipped: int
+
+
+class Track:
+    """A byte ring and a verdict, and which of the ring's windows is due."""
+
+    def __init__(
+        self,
+        stream: Any,
+        channel: int,
+        timeline: Timeline,
+        tracker: Tracker,
+        form: AudioFormat,
+        origin_sample: int,
+    ) -> None:
+        """Begin at `origin_sample`: 0, or wherever a stream stood when its first frame reached this daemon."""
+        self.stream: Final = stream
+        self.channel: Final = channel
+        self.timeline: Final = timeline
+        self.tracker: Final = tracker
+        self._format: Final = form
+        spare_hops = LOSSLESS_SPARE_HOPS if timeline.lossless else LIVE_SPARE_HOPS
+        capacity = timeline.window_samples + spare_hops * timeline.hop_samples
+        self.ring: Final = Ring(capacity, SILENCE[form.encoding], origin_sample)
+        self.queued = False
+        self.in_flight = False
+        self._cut_hop = timeline.newest(origin_sample + timeline.min_window_samples - 1)
+        """The newest hop that needs no window any more: cut, skipped, or too early to have one."""
+        self._cut_end_sample = origin_sample
+        self._held: deque[Job] = deque()
+        """Windows cut ahead of being taken, because their audio will not stay in the ring."""
+        self._read: deque[tuple[int, float, float | None]] = deque()  # (hop, read_at_s, transit_s)
+        self._last_read: tuple[float, float | None] = (0.0, None)
+        self._skips = 0
+        self._windows = self._skipped = 0
+        self._total_speech_s = 0.0
+        self._last: Verdict | None = None
+
+    # -- audio in ---------------------------------------------------------------------------------------------------
+
+    def append(self, data: bytes, now_s: float, transit_s: float | None) -> None:
+        """Take audio read at `now_s`."""
+        self.ring.append(data)
+        self._mark(now_s, transit_s)
+
+    def append_silence(self, samples: int, now_s: float, transit_s: float | None) -> None:
+        """Let time pass without audio (a pause)."""
+        self.ring.append_silence(samples)
+        self._mark(now_s, transit_s)
+
+    def gap(self, samples: int, now_s: float, transit_s: float | None) -> None:
+        """Fill a gap with silence.
+
+        The newest window that still holds something from before the gap is cut on the way, since a long gap would
+        push it out of the ring. Windows wholly inside the gap are passed over: they say nothing, and are no skips.
+        """
+        line, began, end = self.timeline, self.ring.end_sample, self.ring.end_sample + samples
+        hop = line.newest(min(end, began + line.window_samples - 1))
+        if hop > self._cut_hop:
+            skipped = max(0, min(line.newest(began), hop - 1) - self._cut_hop)
+            self.append_silence(max(0, line.end_sample(hop) - began), now_s, transit_s)
+            self._hold(self._cut(hop, skipped))
+        self.append_silence(end - self.ring.end_sample, now_s, transit_s)
+        self._cut_hop = max(self._cut_hop, line.newest(end))
+        self._cut_end_sample = max(self._cut_end_sample, min(end, line.end_sample(self._cut_hop)))
+
+    def finish(self) -> None:
+        """Cut what is due and a rest of at least half a hop: the stream has ended."""
+        line, clock = self.timeline, self.ring.end_sample
+        newest = line.newest(clock)
+        first = self._cut_hop + 1 if line.lossless else newest
+        for hop in range(first, newest + 1):
+            if hop > self._cut_hop:
+                self._held.append(self._cut(hop, hop - self._cut_hop - 1))
+        if 2 * (clock - self._cut_end_sample) >= line.hop_samples:
+            self._held.append(self._job(clock, *self._last_read, skipped=0))
+        self._cut_hop = newest
+
+    # -- windows out ------------------------------------------------------------------------------------------------
+
+    def has_due(self) -> bool:
+        """Whether `take` has a window to give."""
+        return bool(self._held) or self.timeline.newest(self.ring.end_sample) > self._cut_hop
+
+    @property
+    def full(self) -> bool:
+        """Whether a lossless reader should wait."""
+        waiting = self.ring.end_sample - self._cut_end_sample
+        return self.timeline.lossless and waiting >= FULL_HOPS * self.timeline.hop_samples
+
+    def take(self) -> Job:
+        """Cut the due window; there must be one."""
+        self.in_flight = True
+        newest = self.timeline.newest(self.ring.end_sample)
+        if newest > self._cut_hop and not self.timeline.lossless:
+            self._hold(self._cut(newest, newest - self._cut_hop - 1))
+        return self._held.popleft() if self._held else self._cut(self._cut_hop + 1, 0)
+
+    def settle(self, job: Job, score: Score, now_s: float, model: str) -> Verdict:
+        """Make a verdict of a taken window's score."""
+        window, rate_hz = job.window, self._format.rate_hz
+        length = window.end_sample - window.start_sample
+        end_s = window.end_sample / rate_hz
+        standing = self.tracker.update(score.llr, end_s, job.advance_samples / rate_hz)
+        # The gate hears whole windows, and windows overlap: count the new share of each.
+        self._total_speech_s += score.speech_s * min(1.0, job.advance_samples / length)
+        self._last = Verdict(
+            stream=self.stream.name,
+            channel=self.channel,
+            opened=self.stream.opened,
+            seq=self._windows,
+            start_s=window.start_sample / rate_hz,
+            end_s=end_s,
+            speech_s=score.speech_s,
+            total_speech_s=self._total_speech_s,
+            llr=score.llr,
+            rolling_llr=standing.rolling_llr,
+            p_spoof=standing.p_spoof,
+            state=standing.state,
+            state_since_s=standing.state_since_s,
+            skipped=job.skipped,
+            lag_ms=1e3 * (now_s - window.read_at_s),
+            transit_ms=None if window.transit_s is None else 1e3 * window.transit_s,
+            model=model,
+        )
+        self._windows += 1
+        self._skipped += job.skipped
+        self.in_flight = False
+        return self._last
+
+    def status(self) -> dict[str, Any]:
+        """What a person asks of a track."""
+        standing, last = self.tracker.standing, self._last
+        return {
+            "channel": self.channel,
+            "state": standing.state,
+            "state_since_s": standing.state_since_s,
+            "p_spoof": standing.p_spoof,
+            "rolling_llr": standing.rolling_llr,
+            "seconds": (self.ring.end_sample - self.ring.origin_sample) / self._format.rate_hz,
+            "windows": self._windows,
+            "skipped": self._skipped,
+            "total_speech_s": self._total_speech_s,
+            "lag_ms": None if last is None else last.lag_ms,
+        }
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _mark(self, now_s: float, transit_s: float | None) -> None:
+        """Remember when the newest hop's last byte was read: lag counts from there."""
+        self._last_read = (now_s, transit_s)
+        newest = self.timeline.newest(self.ring.end_sample)
+        if newest > self._cut_hop and (not self._read or newest > self._read[-1][0]):
+            if not self.timeline.lossless:
+                self._read.clear()  # only the newest can still become a window
+            self._read.append((newest, now_s, transit_s))
+
+    def _cut(self, hop: int, skipped: int) -> Job:
+        while self._read and self._read[0][0] < hop:
+            self._read.popleft()
+        read = self._read.popleft()[1:] if self._read else self._last_read
+        self._cut_hop = hop
+        return self._job(self.timeline.end_sample(hop), *read, skipped=skipped)
+
+    def _job(self, end_sample: int, read_at_s: float, transit_s: float | None, *, skipped: int) -> Job:
+        start_sample = max(self.ring.origin_sample, end_sample - self.timeline.window_samples)
+        data = self.ring.window(start_sample, end_sample)
+        window = Window(self._format, data, start_sample, end_sample, read_at_s, transit_s)
+        advance_samples = end_sample - self._cut_end_sample
+        self._cut_end_sample = end_sample
+        job = Job(self, window, advance_samples, self._skips + skipped)
+        self._skips = 0
+        return job
+
+    def _hold(self, job: Job) -> None:
+        """Keep a live track's newest window; one that waited for its turn until now is skipped."""
+        if self._held:
+            older = self._held.popleft()
+            # What the skipped window had that was new is news in this one.
+            job = msgspec.structs.replace(
+                job,
+                advance_samples=job.advance_samples + older.advance_samples,
+                skipped=job.skipped + older.skipped + 1,
+            )
+        self._held.append(job)
