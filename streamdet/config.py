@@ -1,0 +1,242 @@
+"""The daemon's settings: one frozen tree, each default written once, each key documented where it stands.
+
+A value comes from a flag (`--set section.key=value`), else from the environment (`STREAMDET_SECTION__KEY`), else from
+the TOML file, else from here. An unknown key is an error that names the nearest known one.
+"""
+
+import difflib
+import json
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from streamdet.errors import ConfigError, MissingError, shown
+from streamdet.records import MAX_CHANNELS, RATES_HZ, Encoding
+
+ENV_PREFIX: Final = "STREAMDET_"
+SYSTEM_FILE: Final = Path("/etc/streamdet/streamdet.toml")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Bundle(_Section):
+    """Which model."""
+
+    path: Path | None = None
+    """Folder of the bundle; without one, the starter that ships in the package."""
+
+
+class Endpoints(_Section):
+    """Where the daemon listens and speaks. An empty string switches an endpoint off."""
+
+    audio: str = "tcp://127.0.0.1:5560"
+    """ZeroMQ PULL, audio in."""
+    verdicts: str = "tcp://127.0.0.1:5561"
+    """ZeroMQ XPUB, verdicts and events out."""
+    control: str = "tcp://127.0.0.1:5562"
+    """ZeroMQ ROUTER, status, pause, resume, close."""
+    http: str = "127.0.0.1:8560"
+    """/livez, /readyz and /metrics."""
+    pcm: tuple[str, ...] = ("tcp://127.0.0.1:5563",)
+    """Raw PCM listeners, tcp://host:port or unix:/path; one connection is one stream."""
+    insecure: bool = False
+    """Allow addresses that are not loopback although nothing authenticates their peers."""
+
+
+class Pcm(_Section):
+    """Format of a raw PCM connection that sends neither a WAV header nor a STREAMDET line."""
+
+    rate: int = 8000
+    """Samples a second of one channel (Hz)."""
+    encoding: Encoding = "s16le"
+    """s16le, f32le, mulaw or alaw."""
+    channels: Annotated[int, Field(ge=1, le=MAX_CHANNELS)] = 1
+    """Interleaved channels, each scored on its own."""
+
+    @field_validator("rate")
+    @classmethod
+    def _known_rate(cls, value: int) -> int:
+        if value not in RATES_HZ:
+            raise ValueError(f"one of {', '.join(map(str, RATES_HZ))}")
+        return value
+
+
+class Scoring(_Section):
+    """How windows are scored."""
+
+    provider: Literal["auto", "cpu", "cuda"] = "auto"
+    """cuda refuses to start without one; auto means cuda where there is an NVIDIA device, else cpu."""
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Threads of one run on the CPU; 0 is one a core."""
+    batch_max: Annotated[int, Field(ge=1, le=256)] = 16
+    """Most windows in one run. Larger batches suit a GPU; on a CPU they only add lag."""
+    min_window_s: Annotated[float, Field(ge=0.5, le=60)] = 1.0
+    """Audio a track must have before its first window (s); it is repeated to fill one."""
+
+
+class Streams(_Section):
+    """Limits of what may be open."""
+
+    idle_timeout_s: Annotated[float, Field(gt=0, le=86400)] = 10.0
+    """A ZeroMQ stream without a valid frame for this long is closed (s)."""
+    max_streams: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    """Streams open at once; one more is refused."""
+
+
+class Decision(_Section):
+    """Overrides of the bundle's decision."""
+
+    prior_spoof: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of calls that you expect to be spoof, for p_spoof; without it, the bundle's."""
+
+
+class Daemon(_Section):
+    """The process itself."""
+
+    drain_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 4.0
+    """Longest wait for the last verdicts after SIGTERM (s)."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe message that is logged to stderr."""
+
+
+class Config(_Section):
+    """All settings."""
+
+    bundle: Bundle = Bundle()
+    endpoints: Endpoints = Endpoints()
+    pcm: Pcm = Pcm()
+    scoring: Scoring = Scoring()
+    streams: Streams = Streams()
+    decision: Decision = Decision()
+    daemon: Daemon = Daemon()
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """One key, for the sample, the docs and their test."""
+
+    name: str
+    """`section.key`"""
+    default: Any
+    help: str
+
+
+def settings() -> Iterator[Setting]:
+    """List every key in the order of the tree."""
+    for section, field in Config.model_fields.items():
+        for key, leaf in type(field.default).model_fields.items():
+            yield Setting(f"{section}.{key}", leaf.default, leaf.description or "")
+
+
+def load(path: Path | None = None, overrides: Mapping[str, str] | None = None) -> Config:
+    """Read the settings.
+
+    Args:
+        path: a TOML file; None means /etc/streamdet/streamdet.toml if it is there.
+        overrides: `section.key` -> text, from flags; they win over the environment, which wins over the file.
+
+    Raises:
+        MissingError: `path` is given and not there.
+        ConfigError: broken TOML, an unknown key, or a value that is not allowed.
+    """
+    tree = _read_file(path)
+    for source, given in ((ENV_PREFIX, _environment()), ("--set", overrides or {})):
+        for name, text in given.items():
+            _put(tree, name, text, source)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explained(error)) from None
+
+
+def sample() -> str:
+    """Return a config file with every key commented out at its default."""
+    lines = ["# streamdet.toml: every key at its default. Uncomment what you change."]
+    for section, field in Config.model_fields.items():
+        lines += ["", f"# {type(field.default).__doc__}", f"[{section}]"]
+        for key, leaf in type(field.default).model_fields.items():
+            lines += [f"# {leaf.description}", f"# {key} = {_toml(leaf.default)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _read_file(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        path = SYSTEM_FILE if SYSTEM_FILE.is_file() else None
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise MissingError.of("config file", str(path), "a file that exists") from None
+    except OSError as error:
+        raise ConfigError.of("config file", str(path), f"a readable file ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config file {path}: {error}") from None
+
+
+def _environment() -> dict[str, str]:
+    """STREAMDET_SECTION__KEY -> section.key; variables without `__` belong to the command line."""
+    found = {}
+    for variable, text in os.environ.items():
+        section, double, key = variable.removeprefix(ENV_PREFIX).partition("__")
+        if variable.startswith(ENV_PREFIX) and double:
+            found[f"{section}.{key}".lower()] = text
+    return found
+
+
+def _put(tree: dict[str, Any], name: str, text: str, source: str) -> None:
+    section, dot, key = name.partition(".")
+    if not dot:
+        raise ConfigError.of(source, name, "section.key=value")
+    table = tree.setdefault(section, {})
+    if not isinstance(table, dict):
+        raise ConfigError.of(section, table, "a table")
+    table[key] = _parsed(section, key, text)
+
+
+def _parsed(section: str, key: str, text: str) -> Any:
+    """Text as the key's type wants it: lists are JSON or comma-separated, the rest pydantic reads from text."""
+    if not isinstance(_default(section, key), tuple):
+        return text
+    if text.startswith("["):
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError.of(f"{section}.{key}", text, f"a JSON list ({error})") from None
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _default(section: str, key: str) -> Any:
+    return getattr(getattr(Config(), section, None), key, None)
+
+
+def _explained(error: ValidationError) -> str:
+    """Turn pydantic's first complaint into our kind of line."""
+    first = error.errors(include_url=False)[0]
+    where = [str(part) for part in first["loc"] if not isinstance(part, int)][:2]
+    name = ".".join(where)
+    if first["type"] == "extra_forbidden":
+        return f"{name}: unknown key, {_nearest(where)}"
+    expected = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return f"{name}: {shown(first['input'])}, expected {expected}"
+
+
+def _nearest(where: list[str]) -> str:
+    if len(where) == 1:
+        known, prefix = list(Config.model_fields), ""
+    else:
+        known, prefix = list(type(getattr(Config(), where[0])).model_fields), f"{where[0]}."
+    close = difflib.get_close_matches(where[-1], known, n=1, cutoff=0.5)
+    return f"did you mean {prefix}{close[0]}?" if close else f"expected one of {', '.join(known)}"
+
+
+def _toml(value: Any) -> str:
+    if value is None:
+        return "(not set)"
+    return json.dumps(list(value) if isinstance(value, tuple) else value)
