@@ -1,0 +1,378 @@
+"""The engine: due windows, fairness, gaps, pauses, ends, and refusals."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamdet.bundle import Audio, Calibration, Decision, FileEntry, Manifest, Model
+from streamdet.engine import Engine
+from streamdet.errors import OverloadError, ProtocolError
+from streamdet.records import AudioFormat, Event, Frame, Score, Verdict
+
+MANIFEST = Manifest(
+    format=1,
+    name="test",
+    created="2026-01-01T00:00:00Z",
+    audio=Audio(rate_hz=16000, window_samples=64000, hop_samples=16000),
+    model=Model(kind="window"),
+    calibration=Calibration(),
+    decision=Decision(alarm=2.0, clear=2.0, drift=0.1),
+    provenance={},
+    files={"model.onnx": FileEntry(sha256="0" * 64, bytes=0)},
+)
+RATE_HZ = 8000
+MULAW = AudioFormat(RATE_HZ, "mulaw")
+
+
+class Bench:
+    """An engine, what it said, and a scorer that adds up bytes."""
+
+    def __init__(self, **options):
+        self.said = []
+        self.engine = Engine(MANIFEST, self.said.append, **options)
+
+    def feed(self, payload: bytes, stream="a", form=MULAW, now_s=0.0, lossless=False, **fields):
+        return self.engine.feed(Frame(stream, form, payload, **fields), now_s, lossless=lossless)
+
+    def score(self, limit=100, now_s=0.0):
+        jobs = self.engine.take(limit)
+        self.engine.settle(jobs, [Score(self.llr(job.window.data), 1.0) for job in jobs], now_s)
+        return jobs
+
+    def score_all(self):
+        while self.score():
+            pass
+
+    @staticmethod
+    def llr(data: bytes) -> float:
+        return (sum(data) % 1000) / 1000
+
+    def verdicts(self, stream=None):
+        return [it for it in self.said if isinstance(it, Verdict) and stream in (None, it.stream)]
+
+    def events(self, kind):
+        return [it for it in self.said if isinstance(it, Event) and it.type == kind]
+
+
+def audio(seconds: float, seed=0, rate_hz=RATE_HZ) -> bytes:
+    return random.Random(seed).randbytes(int(seconds * rate_hz))
+
+
+def seconds_of(payload: bytes, step_s=0.02):
+    step = int(step_s * RATE_HZ)
+    return [payload[at : at + step] for at in range(0, len(payload), step)]
+
+
+def test_first_verdict_after_one_second_then_every_hop():
+    bench = Bench()
+    for part in seconds_of(audio(6)):
+        bench.feed(part)
+        bench.score()
+    assert [v.end_s for v in bench.verdicts()] == [1, 2, 3, 4, 5, 6]
+    assert [v.start_s for v in bench.verdicts()] == [0, 0, 0, 0, 1, 2]
+    assert [v.seq for v in bench.verdicts()] == list(range(6))
+    assert sum(v.skipped for v in bench.verdicts()) == 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 4000), min_size=1, max_size=60), st.sampled_from([8000, 11025, 16000]))
+def test_splitting_the_input_differently_changes_nothing(sizes, rate_hz):
+    """The same bytes give the same verdicts, whatever frames they came in."""
+    form = AudioFormat(rate_hz, "mulaw")
+    data = audio(5.7, rate_hz=rate_hz)
+
+    def verdicts(cuts):
+        bench, at = Bench(), 0
+        for size in cuts:
+            bench.feed(data[at : at + size], form=form)
+            bench.score_all()
+            at += size
+        while at < len(data):
+            bench.feed(data[at : at + 160], form=form)
+            bench.score_all()
+            at += 160
+        bench.engine.close("a", "end", 0.0)
+        bench.score_all()
+        return [(v.start_s, v.end_s, v.llr, v.rolling_llr, v.p_spoof, v.state) for v in bench.verdicts()]
+
+    assert verdicts(sizes) == verdicts([])
+
+
+def test_newest_due_window_wins_and_skips_are_counted():
+    bench = Bench()
+    for part in seconds_of(audio(5.5)):
+        bench.feed(part)
+    bench.score()
+    assert [(v.end_s, v.skipped) for v in bench.verdicts()] == [(5, 4)]
+    assert bench.engine.counts().skipped == 4
+
+
+def test_a_skipped_window_loses_no_evidence():
+    """Four seconds scored at once weigh as much as four windows of one new second each."""
+    slow, fast = Bench(), Bench()
+    for part in seconds_of(b"\x10" * 8 * RATE_HZ):
+        for bench in (slow, fast):
+            bench.feed(part)
+        fast.score()
+        if slow.engine.counts().windows == 0 or fast.engine.counts().windows % 4 == 0:
+            slow.score()
+    slow.score()
+    total = [bench.verdicts()[-1].rolling_llr for bench in (slow, fast)]
+    assert total[0] == pytest.approx(total[1], rel=1e-9)
+
+
+def test_overload_is_shared_evenly():
+    """With room for a quarter of the windows, every track gets the same share."""
+    bench = Bench()
+    for second in range(40):
+        for stream in range(20):
+            bench.feed(audio(1, seed=second), stream=f"s{stream}")
+        bench.score(limit=5)
+    windows = [len(bench.verdicts(f"s{stream}")) for stream in range(20)]
+    assert max(windows) - min(windows) <= 1
+    for stream in range(20):
+        found = bench.verdicts(f"s{stream}")
+        ends = [0.0] + [v.end_s for v in found]
+        assert all(b - a <= 5 for a, b in zip(ends, ends[1:], strict=False))
+        assert sum(v.skipped + 1 for v in found) == found[-1].end_s
+
+
+def test_no_track_is_in_a_batch_twice():
+    bench = Bench()
+    bench.feed(audio(1))
+    first = bench.engine.take(8)
+    bench.feed(audio(1))
+    assert bench.engine.take(8) == []
+    bench.engine.settle(first, [Score(0.0, 1.0)], 0.0)
+    assert len(bench.engine.take(8)) == 1
+
+
+def test_lossless_skips_nothing_and_pauses_its_reader():
+    resumed = []
+    bench = Bench()
+    bench.engine.open("file", MULAW, 0.0, resume=lambda: resumed.append(True))
+    more = [bench.feed(audio(0.5, seed=at), stream="file", lossless=True) for at in range(4)]
+    assert more == [True, True, True, False]
+    bench.score()
+    assert resumed == [True]
+    for at in range(20):
+        bench.feed(audio(0.5, seed=at), stream="file", lossless=True)
+        bench.score()
+    bench.engine.close("file", "end", 0.0)
+    bench.score_all()
+    assert [v.end_s for v in bench.verdicts()] == list(range(1, 13))
+    assert sum(v.skipped for v in bench.verdicts()) == 0
+
+
+def test_lossless_gets_at_least_one_place_and_live_goes_first():
+    bench = Bench()
+    for at in range(3):
+        bench.engine.open(f"file{at}", MULAW, 0.0, resume=lambda: None)
+        bench.feed(audio(1), stream=f"file{at}", lossless=True)
+    for at in range(3):
+        bench.feed(audio(1), stream=f"live{at}")
+    batch = [job.track.stream.name for job in bench.engine.take(3)]
+    assert batch == ["live0", "live1", "file0"]
+
+
+def test_channels_are_tracks_of_their_own():
+    stereo = AudioFormat(RATE_HZ, "s16le", 2)
+    left, right = b"\x01\x00" * RATE_HZ, b"\x00\x02" * RATE_HZ
+    payload = b"".join(left[at : at + 2] + right[at : at + 2] for at in range(0, len(left), 2))
+    bench = Bench()
+    bench.feed(payload, form=stereo)
+    jobs = bench.engine.take(8)
+    assert [job.window.data for job in jobs] == [left, right]
+
+
+def test_gap_of_known_length_advances_the_clock():
+    bench = Bench()
+    bench.feed(audio(1), start=0)
+    bench.score_all()
+    bench.feed(audio(1), start=2 * RATE_HZ)
+    jobs = bench.engine.take(8)
+    assert jobs[0].window.end_sample == 3 * RATE_HZ
+    assert jobs[0].window.data[RATE_HZ : 2 * RATE_HZ] == b"\xff" * RATE_HZ
+    assert [(e.at_s, e.detail) for e in bench.events("gap")] == [(1.0, {"seconds": 1.0})]
+
+
+@given(st.integers(1, 60 * RATE_HZ), st.floats(0.1, 5.9))
+@settings(max_examples=50, deadline=None)
+def test_windows_wholly_inside_a_gap_are_no_skips(missing, before_s):
+    """However long the gap: nothing is counted as skipped, and the audio before it is in a window."""
+    before = audio(before_s)
+    bench = Bench()
+    for part in seconds_of(before):
+        bench.feed(part)
+        bench.score_all()
+    bench.feed(b"", start=len(before) + missing)
+    bench.score_all()
+    bench.feed(audio(1))
+    bench.score_all()
+    assert sum(v.skipped for v in bench.verdicts()) == 0
+    ends = [v.end_s for v in bench.verdicts()]
+    assert ends == sorted(ends)
+    assert max(v.end_s for v in bench.verdicts() if v.start_s < before_s) >= len(before) / RATE_HZ
+
+
+def test_any_frame_may_be_the_first():
+    """A daemon that restarted in mid-call takes the sender's clock as it is."""
+    bench = Bench()
+    bench.feed(audio(1), start=100 * RATE_HZ)
+    bench.score()
+    assert bench.verdicts()[0].end_s == 101
+    assert bench.events("gap") == []
+
+
+def test_a_jump_of_seq_is_a_gap_of_unknown_length():
+    bench = Bench()
+    bench.feed(audio(0.02), seq=0)
+    bench.feed(audio(0.02), seq=5)
+    assert bench.events("gap")[0].detail == {"seconds": None, "frames": 4}
+
+
+def test_start_wins_over_seq():
+    bench = Bench()
+    bench.feed(audio(0.02), seq=0, start=0)
+    bench.feed(audio(0.02), seq=0, start=160)
+    assert bench.events("close") == []
+    assert bench.events("gap") == []
+
+
+@pytest.mark.parametrize("again", [{"start": 0}, {"seq": 0}])
+def test_beginning_again_closes_and_opens(again):
+    bench = Bench()
+    bench.feed(audio(1), **again)
+    bench.feed(audio(1), **again)
+    bench.score_all()
+    assert [e.detail["reason"] for e in bench.events("close")] == ["restart"]
+    opened = [e.detail["opened"] for e in bench.events("open")]
+    assert len(set(opened)) == 2
+    assert {v.opened for v in bench.verdicts()} == set(opened)
+    assert [v.seq for v in bench.verdicts()] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"form": AudioFormat(16000, "mulaw")}, "format: 16000 Hz mulaw, 1 channel.*expected 8000 Hz mulaw"),
+        ({"start": 100}, "start: 100, expected 8000 or more"),
+        ({"start": 62 * RATE_HZ}, "start: 496000, expected a gap of at most 60 s"),
+        ({"seq": 3}, "seq: 3, expected 5 or more"),
+    ],
+)
+def test_refusals_name_field_value_and_expectation(fields, message):
+    bench = Bench()
+    bench.feed(audio(1), seq=4)
+    with pytest.raises(ProtocolError, match=message):
+        bench.feed(audio(0.02), **fields)
+    assert bench.engine.status()[0]["seconds"] == 1.0
+
+
+def test_too_much_and_half_samples_are_refused():
+    bench = Bench()
+    with pytest.raises(ProtocolError, match="payload bytes: 8001, expected at most 8000: one hop"):
+        bench.feed(bytes(8001))
+    with pytest.raises(ProtocolError, match="payload bytes: 3, expected a multiple of 2"):
+        bench.feed(bytes(3), form=AudioFormat(RATE_HZ, "s16le"))
+    assert not bench.engine.is_open("a")
+
+
+def test_a_refused_frame_does_not_postpone_the_idle_close():
+    bench = Bench(idle_timeout_s=10)
+    bench.feed(audio(1), now_s=0.0)
+    with pytest.raises(ProtocolError):
+        bench.feed(audio(1), form=AudioFormat(16000, "mulaw"), now_s=9.0)
+    bench.engine.tick(9.9)
+    assert bench.engine.is_open("a")
+    bench.engine.tick(10.0)
+    assert not bench.engine.is_open("a")
+    bench.score_all()
+    assert bench.events("close")[0].detail["reason"] == "idle"
+
+
+def test_pause_drops_audio_unseen_and_keeps_the_clock():
+    bench = Bench()
+    bench.feed(audio(1))
+    bench.engine.pause("a", 0.0)
+    bench.engine.pause("a", 0.0)
+    bench.feed(audio(1))
+    bench.engine.tick(1000.0)
+    bench.engine.resume("a", 1000.0)
+    bench.feed(audio(1), now_s=1000.0)
+    data = bench.engine.take(8)[0].window.data
+    assert data[RATE_HZ : 2 * RATE_HZ] == b"\xff" * RATE_HZ
+    assert [len(bench.events(kind)) for kind in ("paused", "resumed")] == [1, 1]
+
+
+@pytest.mark.parametrize(("rest_s", "ends"), [(0.4, [1.0]), (0.5, [1.0, 1.5]), (0.9, [1.0, 1.9])])
+def test_a_rest_of_half_a_hop_is_a_last_window(rest_s, ends):
+    bench = Bench()
+    bench.feed(audio(1))
+    bench.feed(audio(rest_s), end=True)
+    bench.score_all()
+    assert [v.end_s for v in bench.verdicts()] == ends
+    assert bench.events("close")[0].detail["reason"] == "end"
+
+
+def test_close_waits_for_the_last_verdict_and_sums_up():
+    bench = Bench()
+    bench.feed(audio(1))
+    in_flight = bench.engine.take(8)
+    bench.feed(audio(1))
+    bench.engine.close("a", "drain", 0.0)
+    assert bench.events("close") == []
+    bench.engine.settle(in_flight, [Score(0.5, 1.0)], 0.0)
+    assert not bench.engine.idle
+    bench.score_all()
+    assert bench.engine.idle
+    assert isinstance(bench.said[-1], Event)
+    detail = bench.said[-1].detail
+    assert (detail["reason"], detail["seconds"], detail["windows"]) == ("drain", 2.0, 2)
+
+
+def test_an_id_that_is_open_is_refused():
+    bench = Bench()
+    bench.feed(audio(1))
+    with pytest.raises(ProtocolError, match="not open already"):
+        bench.engine.open("a", MULAW, 0.0, resume=lambda: None)
+    bench.engine.open("file", MULAW, 0.0, resume=lambda: None)
+    with pytest.raises(ProtocolError, match="another kind of connection"):
+        bench.feed(audio(1), stream="file")
+
+
+def test_one_stream_too_many_is_refused():
+    bench = Bench(max_streams=1)
+    bench.feed(audio(1))
+    with pytest.raises(OverloadError, match="at most 1"):
+        bench.feed(audio(1), stream="b")
+
+
+def test_errors_are_reported_at_most_once_a_second():
+    bench = Bench()
+    bench.feed(audio(1))
+    for at in range(20):
+        bench.engine.error("a", "bad header", at / 10)
+    bench.engine.error("nobody", "bad header", 0.0)
+    assert len(bench.events("error")) == 2
+
+
+def test_state_changes_are_events():
+    bench = Bench()
+    for part in seconds_of(audio(6)):
+        bench.feed(part)
+        jobs = bench.engine.take(1)
+        bench.engine.settle(jobs, [Score(-5.0, 1.0) for _ in jobs], 0.0)
+    changes = [(e.detail["from"], e.detail["to"], e.at_s) for e in bench.events("state")]
+    assert changes == [("listening", "bonafide", 1.0), ("bonafide", "spoof", 2.0)]
+
+
+def test_lag_counts_from_the_reading_of_the_last_byte():
+    bench = Bench()
+    bench.feed(audio(0.98), now_s=1.0)
+    bench.feed(audio(0.02), now_s=2.0)
+    bench.feed(audio(0.5), now_s=2.5)
+    bench.score(now_s=3.0)
+    assert bench.verdicts()[0].lag_ms == pytest.approx(1000)
