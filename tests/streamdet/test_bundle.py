@@ -1,0 +1,89 @@
+"""Bundles: what is written is read back, and nothing damaged gets through."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamdet import bundle
+from streamdet.errors import BundleError
+
+MANIFEST = bundle.Manifest(
+    format=1,
+    name="test",
+    created="2026-01-01T00:00:00Z",
+    audio=bundle.Audio(16000, 64000, 16000),
+    model=bundle.Model(kind="window"),
+    calibration=bundle.Calibration(),
+    decision=bundle.Decision(),
+    provenance={"base": "none"},
+    files={},
+)
+CONTENTS = {"model.onnx": b"weights", "model.onnx.data": b"more weights"}
+
+
+def test_round_trip(tmp_path):
+    saved = bundle.save(tmp_path, MANIFEST, CONTENTS)
+    loaded = bundle.load(tmp_path)
+    assert loaded == saved
+    assert loaded.read_verified() == CONTENTS
+    assert loaded.manifest.model_id == "test@" + loaded.manifest.files["model.onnx"].sha256[:12]
+
+
+@given(st.integers(0, len(b"weights") * 8 - 1))
+def test_any_flipped_bit_is_refused(tmp_path_factory, bit):
+    path = tmp_path_factory.mktemp("bundle")
+    bundle.save(path, MANIFEST, CONTENTS)
+    flipped = bytearray(CONTENTS["model.onnx"])
+    flipped[bit // 8] ^= 1 << bit % 8
+    (path / "model.onnx").write_bytes(flipped)
+    with pytest.raises(BundleError, match="sha256"):
+        bundle.load(path).read_verified()
+
+
+def test_missing_and_truncated_files_are_refused(tmp_path):
+    loaded = bundle.save(tmp_path, MANIFEST, CONTENTS)
+    (tmp_path / "model.onnx").write_bytes(b"weight")
+    with pytest.raises(BundleError, match="bytes: 6, expected 7"):
+        loaded.read_verified()
+    (tmp_path / "model.onnx").unlink()
+    with pytest.raises(BundleError, match="readable file"):
+        loaded.read_verified()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 2}, "format: 2, expected 1"),
+        ({"name": "two words"}, "name: 'two words'"),
+        ({"audio": bundle.Audio(16001, 64000, 16000)}, "audio.rate_hz: 16001"),
+        ({"audio": bundle.Audio(16000, 64000, 64001)}, "audio.hop_samples: 64001"),
+        ({"audio": bundle.Audio(16000, 0, 1)}, "audio.window_samples: 0"),
+        ({"calibration": bundle.Calibration(rolling=())}, "at least one row"),
+        ({"calibration": bundle.Calibration(rolling=((2, 1, 0), (1, 1, 0)))}, "ascending"),
+        ({"decision": bundle.Decision(prior_spoof=0)}, "prior_spoof: 0"),
+        ({"decision": bundle.Decision(alarm=0)}, "alarm: 0"),
+        ({"files": {"../model.onnx": bundle.FileEntry("", 0)}}, "among them"),
+        (
+            {"files": {"model.onnx": bundle.FileEntry("", 0), "../evil": bundle.FileEntry("", 0)}},
+            "a bare file name",
+        ),
+    ],
+)
+def test_a_manifest_that_breaks_a_rule_is_refused(tmp_path, change, message):
+    bundle.save(tmp_path, MANIFEST, CONTENTS)
+    broken = msgspec.structs.replace(bundle.load(tmp_path).manifest, **change)
+    (tmp_path / "manifest.json").write_bytes(msgspec.json.encode(broken))
+    with pytest.raises(BundleError, match=message):
+        bundle.load(tmp_path)
+
+
+def test_unknown_fields_and_broken_json_are_refused(tmp_path):
+    with pytest.raises(BundleError, match=r"a folder with manifest\.json"):
+        bundle.load(tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(BundleError, match=r"manifest\.json"):
+        bundle.load(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"format": 1}')
+    with pytest.raises(BundleError, match="missing required field"):
+        bundle.load(tmp_path)
