@@ -1,0 +1,124 @@
+"""The docs keep up with the code: nothing that a user can name lacks its line, nothing that they name is missing."""
+
+import json
+import re
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from streamdet import config
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+OUTSIDE_DOCS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "systemd/README.md")
+PAGES = [*(ROOT / name for name in OUTSIDE_DOCS), *sorted(DOCS.glob("*.md"))]
+
+
+def read(path: Path) -> str:
+    return path.read_text("utf-8")
+
+
+def first_cells(text: str) -> set[str]:
+    """Everything in backticks in the first cell of a table's rows."""
+    rows = (line.split("|")[1] for line in text.splitlines() if line.startswith("|"))
+    return {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+
+
+def without_a_row(names: Iterable[str], text: str) -> list[str]:
+    return sorted(set(names) - first_cells(text))
+
+
+def blocks(language: str, text: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+# -- config keys -----------------------------------------------------------------------------------------------------
+
+
+def config_row(setting: config.Setting) -> str:
+    default = list(setting.default) if isinstance(setting.default, tuple) else setting.default
+    shown = "not set" if default is None else f"`{json.dumps(default)}`"
+    return f"| `{setting.name}` | {shown} | {setting.help} |"
+
+
+def missing_config_rows(text: str) -> list[str]:
+    return [row for row in map(config_row, config.settings()) if row not in text.splitlines()]
+
+
+def test_every_config_key_has_its_row_with_default_and_meaning():
+    assert missing_config_rows(read(DOCS / "config.md")) == []
+
+
+def test_no_row_is_left_of_a_key_that_went_away():
+    assert first_cells(read(DOCS / "config.md")) == {setting.name for setting in config.settings()}
+
+
+def test_a_missing_or_stale_config_row_is_noticed():
+    text = read(DOCS / "config.md")
+    assert missing_config_rows(text.replace("| `pcm.rate` |", "| `pcm.hertz` |"))
+    assert missing_config_rows(text.replace("| `8000` |", "| `16000` |"))
+
+
+def test_the_example_is_a_config_that_the_daemon_takes():
+    (example,) = blocks("toml", read(DOCS / "config.md"))
+    config.Config.model_validate(tomllib.loads(example))
+
+
+# -- links and words -------------------------------------------------------------------------------------------------
+
+
+def links(path: Path, text: str) -> Iterator[Path]:
+    """Files that a page's relative links lead to."""
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        if "://" not in target:
+            yield (path.parent / target).resolve()
+
+
+def test_links_lead_somewhere():
+    broken = [f"{page.name} -> {to}" for page in PAGES for to in links(page, read(page)) if not to.exists()]
+    assert broken == []
+
+
+def test_a_broken_link_is_noticed():
+    (to,) = links(DOCS / "config.md", "see [that](nowhere.md#part)")
+    assert not to.exists()
+
+
+def test_every_page_is_linked_from_another():
+    linked = {to for page in PAGES for to in links(page, read(page)) if to != page}
+    assert [page.name for page in PAGES if page != ROOT / "README.md" and page.resolve() not in linked] == []
+
+
+# Links that a reader profits from. Any other host either tells where a build machine fetches its packages, or wants a
+# thought before it goes in here.
+HOSTS = {"www.apache.org", "keepachangelog.com", "semver.org", "arxiv.org", "127.0.0.1", "localhost"}
+A_BUILD_MACHINE = re.compile(r"(?<![\w.])/(?:work|root|home|Users|opt/pypi)/\w+|--(?:extra-)?index-url|--find-links")
+
+
+def slips(text: str) -> list[str]:
+    """Paths of somebody's machine, package indexes and unknown hosts."""
+    hosts = {host for host in re.findall(r"https?://([\w.-]+)", text) if host not in HOSTS}
+    return sorted(hosts | set(A_BUILD_MACHINE.findall(text)))
+
+
+@pytest.mark.skipif(shutil.which("git") is None or not (ROOT / ".git").exists(), reason="not a git checkout")
+def test_no_tracked_file_tells_of_the_machine_it_was_made_on():
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    found = {}
+    for name in filter(None, listing.decode().split("\0")):
+        try:
+            found[name] = slips(read(ROOT / name))
+        except (UnicodeDecodeError, FileNotFoundError):
+            continue  # binary, or deleted and not yet committed
+    assert {name: what for name, what in found.items() if what} == {}
+
+
+@pytest.mark.parametrize(
+    "text", ["/home" + "/me/x", "see /work" + "/main/y", "pip install --index" + "-url x", "https" + "://example.net/a"]
+)
+def test_a_slip_is_noticed(text: str):
+    assert slips(text)
