@@ -46,6 +46,15 @@ _DECODERS: Final[dict[Encoding, Callable[[bytes], Samples]]] = {
     "alaw": lambda data: _ALAW[np.frombuffer(data, np.uint8)],
 }
 
+
+def _ladder(table: Samples) -> tuple[Samples, NDArray[np.uint8]]:
+    """Levels of a G.711 table in ascending order and their codes; of mu-law's two zeros the later, 0xff."""
+    levels, index = np.unique(table[::-1], return_index=True)
+    return levels, (255 - index).astype(np.uint8)
+
+
+_LADDERS: Final = {"mulaw": _ladder(_MULAW), "alaw": _ladder(_ALAW)}
+
 # The bytes of one silent sample: mu-law and A-law have no code for exactly zero below these.
 SILENCE: Final[dict[Encoding, bytes]] = {
     "s16le": b"\0\0",
@@ -66,6 +75,17 @@ def decode(data: bytes, encoding: Encoding) -> Samples:
         float32 `(T,)` in [-1, 1].
     """
     return _DECODERS[encoding](data)
+
+
+def encode(samples: Samples, encoding: Encoding) -> bytes:
+    """Encode `(T,)` (or interleaved `(T, channels)`): to the nearest code, beyond [-1, 1] to the outermost."""
+    flat = np.clip(samples.ravel(), -1, 1)
+    if encoding == "f32le":
+        return flat.astype("<f4").tobytes()
+    if encoding == "s16le":
+        return np.clip(np.rint(flat * 32768), -32768, 32767).astype("<i2").tobytes()
+    levels, codes = _LADDERS[encoding]
+    return codes[np.searchsorted((levels[1:] + levels[:-1]) / 2, flat)].tobytes()
 
 
 def resample(samples: Samples, from_hz: int, to_hz: int) -> Samples:

@@ -10,7 +10,7 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -21,19 +21,23 @@ from streamdet.records import MAX_CHANNELS, RATES_HZ, Encoding
 ENV_PREFIX: Final = "STREAMDET_"
 SYSTEM_FILE: Final = Path("/etc/streamdet/streamdet.toml")
 
+AnySection = TypeVar("AnySection", bound="Section")
 
-class _Section(BaseModel):
+
+class Section(BaseModel):
+    """A table of settings: unknown keys are errors, a key's docstring is its help."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class Bundle(_Section):
+class Bundle(Section):
     """Which model."""
 
     path: Path | None = None
     """Folder of the bundle; without one, the starter that ships in the package."""
 
 
-class Endpoints(_Section):
+class Endpoints(Section):
     """Where the daemon listens and speaks. An empty string switches an endpoint off."""
 
     audio: str = "tcp://127.0.0.1:5560"
@@ -50,7 +54,7 @@ class Endpoints(_Section):
     """Allow addresses that are not loopback although nothing authenticates their peers."""
 
 
-class Pcm(_Section):
+class Pcm(Section):
     """Format of a raw PCM connection that sends neither a WAV header nor a STREAMDET line."""
 
     rate: int = 8000
@@ -68,7 +72,7 @@ class Pcm(_Section):
         return value
 
 
-class Scoring(_Section):
+class Scoring(Section):
     """How windows are scored."""
 
     provider: Literal["auto", "cpu", "cuda"] = "auto"
@@ -81,7 +85,7 @@ class Scoring(_Section):
     """Audio a track must have before its first window (s); it is repeated to fill one."""
 
 
-class Streams(_Section):
+class Streams(Section):
     """Limits of what may be open."""
 
     idle_timeout_s: Annotated[float, Field(gt=0, le=86400)] = 10.0
@@ -90,14 +94,14 @@ class Streams(_Section):
     """Streams open at once; one more is refused."""
 
 
-class Decision(_Section):
+class Decision(Section):
     """Overrides of the bundle's decision."""
 
     prior_spoof: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of calls that you expect to be spoof, for p_spoof; without it, the bundle's."""
 
 
-class Daemon(_Section):
+class Daemon(Section):
     """The process itself."""
 
     drain_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 4.0
@@ -106,7 +110,7 @@ class Daemon(_Section):
     """Least severe message that is logged to stderr."""
 
 
-class Config(_Section):
+class Config(Section):
     """All settings."""
 
     bundle: Bundle = Bundle()
@@ -149,10 +153,19 @@ def load(path: Path | None = None, overrides: Mapping[str, str] | None = None) -
     for source, given in ((ENV_PREFIX, _environment()), ("--set", overrides or {})):
         for name, text in given.items():
             _put(tree, name, text, source)
+    return validated(Config, tree)
+
+
+def validated(kind: type[AnySection], tree: Mapping[str, Any]) -> AnySection:
+    """Make a tree of settings from parsed TOML.
+
+    Raises:
+        ConfigError: an unknown key, or a value that is not allowed.
+    """
     try:
-        return Config.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(_explained(error)) from None
+        raise ConfigError(_explained(kind, error)) from None
 
 
 def sample() -> str:
@@ -168,8 +181,16 @@ def sample() -> str:
 def _read_file(path: Path | None) -> dict[str, Any]:
     if path is None:
         path = SYSTEM_FILE if SYSTEM_FILE.is_file() else None
-    if path is None:
-        return {}
+    return {} if path is None else read_toml(path)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Parse a TOML file.
+
+    Raises:
+        MissingError: there is no such file.
+        ConfigError: it cannot be read or is not TOML.
+    """
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -216,24 +237,29 @@ def _default(section: str, key: str) -> Any:
     return getattr(getattr(Config(), section, None), key, None)
 
 
-def _explained(error: ValidationError) -> str:
+def _explained(kind: type[Section], error: ValidationError) -> str:
     """Turn pydantic's first complaint into our kind of line."""
     first = error.errors(include_url=False)[0]
-    where = [str(part) for part in first["loc"] if not isinstance(part, int)][:2]
-    name = ".".join(where)
+    where = [part for part in first["loc"] if isinstance(part, str)]
     if first["type"] == "extra_forbidden":
-        return f"{name}: unknown key, {_nearest(where)}"
+        return f"{'.'.join(where)}: unknown key, {_nearest(kind, where)}"
     expected = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return f"{name}: {shown(first['input'])}, expected {expected}"
+    return f"{'.'.join(where)}: {shown(first['input'])}, expected {expected}"
 
 
-def _nearest(where: list[str]) -> str:
-    if len(where) == 1:
-        known, prefix = list(Config.model_fields), ""
-    else:
-        known, prefix = list(type(getattr(Config(), where[0])).model_fields), f"{where[0]}."
+def _nearest(kind: type[Section], where: list[str]) -> str:
+    for section in where[:-1]:
+        kind = _section(kind, section)
+    known, prefix = list(kind.model_fields), "".join(f"{section}." for section in where[:-1])
     close = difflib.get_close_matches(where[-1], known, n=1, cutoff=0.5)
     return f"did you mean {prefix}{close[0]}?" if close else f"expected one of {', '.join(known)}"
+
+
+def _section(kind: type[Section], name: str) -> type[Section]:
+    """The class of the section `name`, which may be optional."""
+    annotation = kind.model_fields[name].annotation
+    candidates = (annotation, *get_args(annotation))
+    return next(part for part in candidates if isinstance(part, type) and issubclass(part, Section))
 
 
 def _toml(value: Any) -> str:

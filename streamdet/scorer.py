@@ -14,11 +14,11 @@ from typing import Any, Final, Literal
 import numpy as np
 import onnxruntime as ort
 
-from streamdet.audio import Samples, decode, fill, resample
+from streamdet.audio import Samples
 from streamdet.bundle import Bundle
 from streamdet.errors import BundleError, ConfigError
 from streamdet.records import Score, Window
-from streamdet.speech import speech_s
+from streamdet.window import score_windows
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,9 @@ class Scorer:
             ConfigError: the provider is not to be had.
         """
         self.manifest: Final = bundle.manifest
-        self.buckets: Final = (*(size for size in BUCKETS if size < batch_max), batch_max)
+        # Dynamic int8 takes one activation scale over a whole batch: calls would change each other's scores.
+        most = 1 if bundle.manifest.model.precision == "int8" else batch_max
+        self.buckets: Final = (*(size for size in BUCKETS if size < most), most)
         wanted = _wanted_provider(provider)
         self._session: Final = _session(bundle, wanted, threads or len(os.sched_getaffinity(0)))
         self.provider: Final[str] = self._session.get_providers()[0]
@@ -94,21 +96,8 @@ class Scorer:
         return np.concatenate(parts) if parts else np.empty(0, np.float32)
 
     def score(self, windows: Sequence[Window]) -> list[Score]:
-        """Decode, gate, resample, fill, run and calibrate: from the bytes of windows to their LLRs."""
-        decoded = [decode(window.data, window.format.encoding) for window in windows]
-        speech = [speech_s(samples, window.format.rate_hz) for samples, window in zip(decoded, windows, strict=True)]
-        heard = [at for at, seconds in enumerate(speech) if seconds >= self.manifest.decision.min_speech_s]
-        llrs: list[float | None] = [None] * len(windows)
-        if heard:
-            batch = np.stack([self._prepare(decoded[at], windows[at].format.rate_hz) for at in heard])
-            scale, offset = self.manifest.calibration.scale, self.manifest.calibration.offset
-            for at, cm_score in zip(heard, self.run(batch), strict=True):
-                llrs[at] = scale * float(cm_score) + offset
-        return [Score(llr, seconds) for llr, seconds in zip(llrs, speech, strict=True)]
-
-    def _prepare(self, samples: Samples, rate_hz: int) -> Samples:
-        audio = self.manifest.audio
-        return fill(resample(samples, rate_hz, audio.rate_hz), audio.window_samples)
+        """Score the bytes of windows with this session."""
+        return score_windows(windows, self.manifest, self.run)
 
     def _run_bucket(self, audio: Samples) -> Samples:
         count = audio.shape[0]

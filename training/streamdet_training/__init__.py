@@ -1,0 +1,1 @@
+"""Fine-tunes wav2vec2 to tell bona fide from spoof, and measures how well it does (extra `training`)."""

@@ -1,0 +1,168 @@
+"""The detector: wav2vec2, attentive statistics pooling, one linear layer.
+
+Shapes: B windows of T samples, F feature frames of width D.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import Wav2Vec2Config, Wav2Vec2Model
+
+from streamdet.errors import ConfigError, MissingError
+from streamdet_training.recipe import Backbone, Head, Recipe
+
+# Dropout of the network is the recipe's matter, augmentation that of our own code.
+_QUIET = {"apply_spec_augment": False, "layerdrop": 0.0}
+
+
+class Detector(nn.Module):
+    """Audio in, CM score out."""
+
+    def __init__(self, backbone: Wav2Vec2Model | PeftModel, head: Head, *, normalise: bool) -> None:
+        """Put a head on a backbone."""
+        super().__init__()
+        self.backbone = backbone
+        self.head = PoolingHead(backbone.config.hidden_size, head)
+        self.normalise = normalise
+
+    def forward(self, audio: torch.Tensor) -> torch.Tensor:
+        """Score windows.
+
+        Args:
+            audio: float32 `(B, T)` in [-1, 1].
+
+        Returns:
+            CM scores `(B,)`, higher = more bona fide; trained on balanced classes, so a logit of about the LLR.
+        """
+        if self.normalise:
+            # As Wav2Vec2FeatureExtractor does it (zero mean, unit variance, epsilon 1e-7), but inside the graph.
+            centred = audio - audio.mean(1, keepdim=True)
+            audio = centred / torch.sqrt(centred.square().mean(1, keepdim=True) + 1e-7)
+        features = self.backbone(audio).last_hidden_state  # (B, F, D)
+        score: torch.Tensor = self.head(features)
+        return score
+
+
+class PoolingHead(nn.Module):
+    """Attentive statistics pooling (Okabe, Koshinaka, Shinoda, Interspeech 2018) and a linear layer."""
+
+    def __init__(self, width: int, head: Head) -> None:
+        """Attend with `head.hidden` units over frames of `width`."""
+        super().__init__()
+        self.attention = nn.Sequential(nn.Linear(width, head.hidden), nn.Tanh(), nn.Linear(head.hidden, 1))
+        self.dropout = nn.Dropout(head.dropout)
+        self.linear = nn.Linear(2 * width, 1)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """`(B, F, D)` to `(B,)`."""
+        weights = self.attention(features).softmax(1)  # (B, F, 1)
+        mean = (weights * features).sum(1)  # (B, D)
+        spread = (weights * (features - mean[:, None]).square()).sum(1)
+        # Beside a square root's pole the gradient is endless: a floor keeps constant features from it.
+        pooled = torch.cat([mean, spread.clamp_min(1e-6).sqrt()], 1)  # (B, 2 D)
+        score: torch.Tensor = self.linear(self.dropout(pooled))[:, 0]
+        return score
+
+
+class Parameters(msgspec.Struct, frozen=True):
+    """How many numbers there are, and how many of them are trained."""
+
+    backbone_trainable: int
+    """Adapters, or the whole backbone in full fine-tuning."""
+    head: int
+    total: int
+
+    @property
+    def trainable(self) -> int:
+        """All that is trained."""
+        return self.backbone_trainable + self.head
+
+    def __str__(self) -> str:
+        """Say it as papers do."""
+        return (
+            f"trainable {self.trainable:,} ({self.backbone_trainable:,} in the backbone, {self.head:,} in the head) "
+            f"of {self.total:,}: 1 in {self.total / self.trainable:.1f}"
+        )
+
+
+def count(detector: Detector) -> Parameters:
+    """Count a detector's parameters."""
+    backbone = sum(p.numel() for p in detector.backbone.parameters() if p.requires_grad)
+    head = sum(p.numel() for p in detector.head.parameters())
+    return Parameters(backbone, head, sum(p.numel() for p in detector.parameters()))
+
+
+def build(recipe: Recipe) -> Detector:
+    """Make the detector that a recipe begins with; its `backbone.recipe` must have become a `source` by now."""
+    backbone: Any = load_backbone(recipe.backbone)
+    if recipe.mode == "lora":
+        backbone = add_lora(backbone, recipe)
+    return Detector(backbone, recipe.head, normalise=recipe.window.normalise)
+
+
+def load_backbone(origin: Backbone) -> Wav2Vec2Model:
+    """Load a wav2vec2 from the hub, from a folder, or from a config alone with random weights.
+
+    Raises:
+        MissingError: there is nothing at `source`.
+        ConfigError: `config` holds what is no field of Wav2Vec2Config.
+    """
+    if origin.source is None:
+        return Wav2Vec2Model(_config(origin))
+    keep = {"num_hidden_layers": origin.layers} if origin.layers else {}
+    try:
+        model: Wav2Vec2Model = Wav2Vec2Model.from_pretrained(origin.source, **_QUIET, **keep)
+    except (OSError, ValueError) as error:
+        expected = f"a model on the hub or a folder written by save_pretrained ({_first_line(error)})"
+        raise MissingError.of("backbone.source", origin.source, expected) from None
+    return model
+
+
+def add_lora(backbone: Wav2Vec2Model, recipe: Recipe) -> PeftModel:
+    """Freeze a backbone and put adapters beside its target matrices.
+
+    Raises:
+        ConfigError: no layer has a target's name.
+    """
+    lora = recipe.lora
+    for target in lora.targets:
+        if not any(name.endswith(f".{target}") for name, _ in backbone.named_modules()):
+            raise ConfigError.of("lora.targets", target, "the name of a linear layer: q_proj, k_proj, v_proj, ...")
+    adapters = LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.targets)
+    )
+    adapted = get_peft_model(backbone, adapters)
+    if not isinstance(adapted, PeftModel):
+        raise TypeError(f"get_peft_model gave a {type(adapted).__name__}")
+    return adapted
+
+
+def merge(detector: Detector) -> Detector:
+    """Fold the adapters into the weights that they adapt: the same scores, and nothing extra to run."""
+    if isinstance(detector.backbone, PeftModel):
+        detector.backbone = detector.backbone.merge_and_unload()
+    return detector.eval()
+
+
+def _config(origin: Backbone) -> Wav2Vec2Config:
+    fields = dict(origin.config or {})
+    known = Wav2Vec2Config().to_dict()
+    for field in fields:
+        if field not in known:
+            raise ConfigError.of("backbone.config", field, "a field of transformers' Wav2Vec2Config")
+    if origin.layers:
+        fields["num_hidden_layers"] = origin.layers
+    return Wav2Vec2Config(**{**fields, **_QUIET})
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def is_local(origin: Backbone) -> bool:
+    """Whether the weights lie in a folder of this machine."""
+    return origin.source is not None and Path(origin.source).is_dir()

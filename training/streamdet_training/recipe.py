@@ -1,0 +1,187 @@
+"""A recipe: everything that decides what a training run does, in one TOML file.
+
+docs/training.md explains the choices; the keys are documented here, where they stand.
+"""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field
+
+from streamdet import config
+from streamdet.bundle import FORMAT, Audio, Calibration, Decision, FileEntry, Manifest, Model
+from streamdet.config import Section
+from streamdet.errors import ConfigError, MissingError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Range = Annotated[tuple[float, float], Field(description="from, to")]
+
+SHIPPED: Final = Path(str(files("streamdet_training.recipes")))
+
+
+class Backbone(Section):
+    """Where the wav2vec2 comes from: exactly one of `source`, `recipe` and `config`."""
+
+    source: str | None = None
+    """A model id on the Hugging Face hub, or a folder written by `save_pretrained`."""
+    recipe: str | None = None
+    """Another recipe: it is trained first, and its backbone is the start of this one."""
+    config: dict[str, Any] | None = None
+    """Fields of transformers' Wav2Vec2Config: random weights, nothing is downloaded."""
+    layers: Annotated[int, Field(ge=0)] = 0
+    """Transformer layers kept, from below; 0 keeps all. Low layers hold most of what tells spoof from bona fide."""
+
+
+class Lora(Section):
+    """Low-rank adaptation: W x + (alpha / rank) B A x with A `(rank, in)` and B `(out, rank)`."""
+
+    rank: Annotated[int, Field(ge=1)] = 16
+    """Rank of the update."""
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    """The update is scaled by alpha / rank."""
+    dropout: Share = 0.0
+    """Dropout in front of A."""
+    targets: tuple[str, ...] = ("q_proj", "v_proj")
+    """Linear layers of the transformer that get one, by name: q_proj, k_proj, v_proj, out_proj, ..."""
+
+
+class Head(Section):
+    """From frames of features to one score: attentive statistics pooling and a linear layer."""
+
+    hidden: Annotated[int, Field(ge=1)] = 64
+    """Width of the attention."""
+    dropout: Share = 0.1
+    """Dropout in front of the linear layer."""
+
+
+class Window(Section):
+    """What the daemon will score at once; it goes into the bundle."""
+
+    rate_hz: int = 16000
+    """Samples a second that the backbone expects."""
+    window_s: Annotated[float, Field(gt=0, le=60)] = 4.0
+    """Audio in one window (s)."""
+    hop_s: Annotated[float, Field(gt=0, le=60)] = 1.0
+    """Advance from window to window (s)."""
+    min_speech_s: Annotated[float, Field(ge=0)] = 0.5
+    """A window with less speech is not scored (s)."""
+    normalise: bool = False
+    """Zero mean and unit variance for each window, inside the model, as XLS-R was pre-trained."""
+
+
+class Data(Section):
+    """What to learn from."""
+
+    format: Literal["csv", "asvspoof2019_la"] = "csv"
+    """csv: a manifest with the columns path, label, split; asvspoof2019_la: the folder that holds the corpus."""
+    path: Path | None = None
+    """The manifest, or the corpus's folder; `--data` on the command line goes before it."""
+
+
+class Augment(Section):
+    """How often each change is made to a training clip, and how strongly. Changes come in the order of the keys."""
+
+    room: Share = 0.0
+    """Share of clips heard in a made-up room (noise that decays exponentially)."""
+    room_rt60_s: Range = (0.1, 0.5)
+    """Its reverberation time (s)."""
+    equaliser: Share = 0.0
+    """Share of clips with a spectral tilt and one broad peak or dip."""
+    band_limit: Share = 0.0
+    """Share of clips that lose what lies above `band_limit_hz`."""
+    band_limit_hz: Range = (3300.0, 7500.0)
+    """The upper limit (Hz)."""
+    gain_dbfs: Range = (-35.0, -12.0)
+    """Every clip is brought to a level in this range (RMS, dB of full scale)."""
+    noise: Share = 0.0
+    """Share of clips with coloured noise: power falls as frequency to the power 0 to 2."""
+    noise_snr_db: Range = (5.0, 45.0)
+    """Its signal to noise ratio (dB)."""
+    g711: Share = 0.0
+    """Share of clips that pass through a telephone line: 8 kHz, mu-law or A-law."""
+
+
+class Train(Section):
+    """The loop."""
+
+    steps: Annotated[int, Field(ge=1)] = 1000
+    """Updates of the weights."""
+    batch: Annotated[int, Field(ge=1)] = 16
+    """Clips a step on each device."""
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    """Highest learning rate; it rises over `warmup` steps and falls to zero along a cosine."""
+    warmup: Annotated[int, Field(ge=0)] = 100
+    """Steps."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Of AdamW."""
+    label_smoothing: Share = 0.0
+    """Targets are this far from 0 and 1, halved."""
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients longer than this are shortened to it."""
+    crop_s: tuple[Annotated[float, Field(gt=0)], ...] = (1.0, 2.0, 3.0, 4.0)
+    """A batch takes one of these lengths (s), so that short windows are known too."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Mixed precision, as accelerate names it."""
+    workers: Annotated[int, Field(ge=0)] = 1
+    """Processes that read and augment clips."""
+    check_every: Annotated[int, Field(ge=1)] = 250
+    """Steps between checkpoints; each measures the EER on dev, and the best one is kept."""
+
+
+class Recipe(Section):
+    """All of it."""
+
+    name: str
+    """Of the run, and of the bundle that comes of it."""
+    mode: Literal["lora", "full"] = "lora"
+    """lora trains adapters and head; full trains every weight."""
+    seed: int = 1
+    """Of weights, crops and augmentation."""
+    backbone: Backbone
+    lora: Lora = Lora()
+    head: Head = Head()
+    window: Window = Window()
+    data: Data = Data()
+    augment: Augment = Augment()
+    train: Train = Train()
+
+    def draft(self) -> Manifest:
+        """Return the manifest of an uncalibrated bundle: what windows to cut, with LLR = CM score."""
+        window = self.window
+        audio = Audio(
+            rate_hz=window.rate_hz,
+            window_samples=round(window.window_s * window.rate_hz),
+            hop_samples=round(window.hop_s * window.rate_hz),
+        )
+        return Manifest(
+            format=FORMAT,
+            name=self.name,
+            created="",
+            audio=audio,
+            model=Model(kind="window"),
+            calibration=Calibration(),
+            decision=Decision(min_speech_s=window.min_speech_s),
+            provenance={},
+            files={"model.onnx": FileEntry("", 0)},
+        )
+
+
+def load(name: str | Path) -> Recipe:
+    """Read a recipe: a file, or the name of one that ships with the package.
+
+    Raises:
+        MissingError: neither exists.
+        ConfigError: it is not a recipe.
+    """
+    path = Path(name)
+    if not path.is_file():
+        shipped = sorted(file.name for file in SHIPPED.glob("*.toml"))
+        if path.name != str(name) or path.name not in shipped:
+            raise MissingError.of("recipe", str(name), f"a file, or one of {', '.join(shipped)}")
+        path = SHIPPED / path.name
+    recipe = config.validated(Recipe, config.read_toml(path))
+    origins = {key: value for key, value in recipe.backbone if key != "layers" and value is not None}
+    if len(origins) != 1:
+        raise ConfigError.of("backbone", sorted(origins), "exactly one of source, recipe and config")
+    return recipe

@@ -1,0 +1,86 @@
+"""A training run's folder: what training leaves and export reads.
+
+recipe.json            the recipe as it was run
+adapter/               LoRA weights, in peft's own format (mode lora)
+backbone/              the wav2vec2, where it can be had nowhere else (mode full, random or trained start)
+head.safetensors
+metrics.json           written last: a folder with it is a finished run
+checkpoint/            what `--resume` needs
+"""
+
+from pathlib import Path
+from typing import Final
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+
+from streamdet.errors import DataError, MissingError
+from streamdet_training import model
+from streamdet_training.model import Detector
+from streamdet_training.recipe import Recipe
+
+RECIPE: Final = "recipe.json"
+ADAPTER: Final = "adapter"
+BACKBONE: Final = "backbone"
+HEAD: Final = "head.safetensors"
+METRICS: Final = "metrics.json"
+CHECKPOINT: Final = "checkpoint"
+
+
+def begin(path: Path, recipe: Recipe, detector: Detector) -> None:
+    """Make the folder: the recipe, and the start of the backbone unless the recipe says where else it lies."""
+    path.mkdir(parents=True, exist_ok=True)
+    (path / RECIPE).write_text(recipe.model_dump_json(indent=1) + "\n", "utf-8")
+    if recipe.mode == "lora" and recipe.backbone.source is None:
+        with torch.no_grad():
+            base = detector.backbone.get_base_model()
+            base_weights = {name: value for name, value in base.state_dict().items() if ".lora_" not in name}
+            plain = {name.replace(".base_layer", ""): value for name, value in base_weights.items()}
+            base.save_pretrained(path / BACKBONE, state_dict=plain)
+
+
+def save_weights(path: Path, detector: Detector) -> None:
+    """Write what has been trained."""
+    if isinstance(detector.backbone, PeftModel):
+        detector.backbone.save_pretrained(path / ADAPTER)
+    else:
+        detector.backbone.save_pretrained(path / BACKBONE)
+    head = {name: value.detach().cpu().contiguous() for name, value in detector.head.state_dict().items()}
+    save_file(head, path / HEAD)
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read the recipe of a run.
+
+    Raises:
+        MissingError: it is no run folder.
+    """
+    file = path / RECIPE
+    if not file.is_file():
+        raise MissingError.of("run", str(path), f"a folder that `streamdet train` wrote, with {RECIPE}")
+    return Recipe.model_validate_json(file.read_text("utf-8"))
+
+
+def load_run(path: Path) -> Detector:
+    """Load the trained detector of a run, adapters still beside their matrices.
+
+    Raises:
+        MissingError: it is no run folder, or weights are missing.
+        DataError: weights do not fit the recipe.
+    """
+    recipe = load_recipe(path)
+    if (path / BACKBONE).is_dir():
+        origin = recipe.backbone.model_copy(update={"source": str(path / BACKBONE), "layers": 0})
+    else:
+        origin = recipe.backbone
+    backbone = model.load_backbone(origin)
+    adapted = PeftModel.from_pretrained(backbone, path / ADAPTER) if recipe.mode == "lora" else backbone
+    detector = Detector(adapted, recipe.head, normalise=recipe.window.normalise)
+    if not (path / HEAD).is_file():
+        raise MissingError.of("run head", str(path / HEAD), "the weights that a finished run has")
+    try:
+        detector.head.load_state_dict(load_file(path / HEAD))
+    except RuntimeError as error:
+        raise DataError.of("run head", str(path / HEAD), f"weights that fit {RECIPE} ({error})") from None
+    return detector.eval()
