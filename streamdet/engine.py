@@ -102,13 +102,24 @@ class Engine:
         self._lossless: deque[Track] = deque()
         self._windows = self._skipped = self._opened = 0
 
+    @property
+    def model_id(self) -> str:
+        """Bundle name and the first 12 hex digits of its hash."""
+        return self._manifest.model_id
+
     # -- streams ----------------------------------------------------------------------------------------------------
 
-    def is_open(self, stream: str) -> bool:
-        """Whether audio of this id would continue an open stream."""
-        return stream in self._streams
+    def is_open(self, stream: str, opened: str | None = None) -> bool:
+        """Whether a stream of this id is open, and, where `opened` is given, still the same opening of it."""
+        found = self._streams.get(stream)
+        return found is not None and opened in (None, found.opened)
 
-    def open(self, stream: str, form: AudioFormat, now_s: float, *, resume: Callable[[], None] | None = None) -> None:
+    def hop_bytes(self, form: AudioFormat) -> int:
+        """The most that one frame of this format may hold: one hop of all channels."""
+        audio = self._manifest.audio
+        return audio.hop_samples * form.rate_hz // audio.rate_hz * form.block_bytes
+
+    def open(self, stream: str, form: AudioFormat, now_s: float, *, resume: Callable[[], None] | None = None) -> str:
         """Open a stream ahead of its first frame.
 
         Args:
@@ -116,6 +127,9 @@ class Engine:
             form: the format of all its frames.
             now_s: monotonic time (s).
             resume: makes it lossless: no window is skipped, `feed` says when to stop reading and this when to go on.
+
+        Returns:
+            the id of this opening, as its verdicts carry it.
 
         Raises:
             ProtocolError: the id is open already.
@@ -128,6 +142,7 @@ class Engine:
         self._streams[stream] = opened = Stream(stream, form, now_s, resume)
         self._opened += 1
         self._event(opened, "open", opened=opened.opened, **msgspec.structs.asdict(form))
+        return opened.opened
 
     def feed(self, frame: Frame, now_s: float, *, transit_s: float | None = None, lossless: bool = False) -> bool:
         """Take one frame; a live stream that is not open is opened by it.
@@ -196,6 +211,8 @@ class Engine:
         for track in closing.tracks:
             track.finish()
             self._queue(track)
+        if closing.full and closing.resume is not None:
+            closing.resume()  # its reader waits for room; let it find the stream closed
         self._settle_end(closing)
 
     def close_all(self, reason: CloseReason, now_s: float) -> None:
@@ -291,12 +308,10 @@ class Engine:
             raise ProtocolError.of("seq", frame.seq, f"{stream.next_seq} or more, or 0 to begin again")
 
     def _check_size(self, frame: Frame) -> None:
-        audio = self._manifest.audio
         block = frame.format.block_bytes
         if len(frame.payload) % block:
             raise ProtocolError.of("payload bytes", len(frame.payload), f"a multiple of {block}: whole samples")
-        most = audio.hop_samples * frame.format.rate_hz // audio.rate_hz * block
-        if len(frame.payload) > most:
+        if len(frame.payload) > (most := self.hop_bytes(frame.format)):
             raise ProtocolError.of("payload bytes", len(frame.payload), f"at most {most}: one hop of audio")
 
     @staticmethod
@@ -380,6 +395,7 @@ class Engine:
             stream,
             "close",
             reason=stream.reason,
+            opened=stream.opened,
             verdict=next((state for state in WORST_FIRST if state in states), "listening"),
             seconds=max((track["seconds"] for track in tracks), default=0.0),
             windows=sum(track["windows"] for track in tracks),

@@ -23,11 +23,24 @@ PACKAGES = {
 }
 
 # Lowest first. A module may import its own layer and those before it.
-CORE = {"errors", "records", "config", "bundle", "starter", "audio", "ring", "speech", "verdict", "track", "wire"}
+CORE = {
+    "errors",
+    "records",
+    "config",
+    "bundle",
+    "starter",
+    "audio",
+    "ring",
+    "speech",
+    "verdict",
+    "track",
+    "window",
+    "wire",
+}
 LAYERS = {
     "core": {"", *CORE},
     "engine": {"engine", "scorer", "replay"},
-    "edges": {"ingest", "publish", "control", "metrics"},
+    "edges": {"sockets", "ingest", "publish", "control", "metrics"},
     "daemon": {"daemon", "notify"},
     "cli": {"cli", "__main__"},
 }

@@ -1,1 +1,1 @@
-"""."""
+"""The protocols, without I/O: bytes in, records out, and back."""

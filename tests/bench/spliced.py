@@ -59,7 +59,7 @@ def first_alarm_s(verdicts: Sequence[Verdict]) -> float | None:
     return next((verdict.end_s for verdict in verdicts if verdict.state == "spoof"), None)
 
 
-def oracle(half_s: int, alarm: float):  # noqa: ANN201 - a scoring function
+def oracle(half_s: int, alarm: float):
     """Scores by the truth: every window is speech, its LLR twice the alarm height by its last second's label."""
 
     def score(windows: Sequence[Window]) -> list[Score]:

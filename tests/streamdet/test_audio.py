@@ -58,7 +58,7 @@ def test_resample_keeps_a_tone_and_its_duration():
 
 
 def test_read_recording_names_what_is_wrong(tmp_path):
-    with pytest.raises(MissingError, match="nothing.wav"):
+    with pytest.raises(MissingError, match=r"nothing\.wav"):
         audio.read_recording(tmp_path / "nothing.wav")
     text = tmp_path / "text.wav"
     text.write_text("not audio")

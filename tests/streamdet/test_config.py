@@ -68,7 +68,7 @@ def test_missing_file_is_missing(tmp_path):
         config.load(tmp_path / "nothing.toml")
 
 
-def test_sample_names_every_key_and_uncommented_is_the_default(tmp_path):
+def test_sample_names_every_key_and_uncommented_is_the_default():
     text = config.sample()
     for setting in config.settings():
         assert f"# {setting.name.partition('.')[2]} = " in text

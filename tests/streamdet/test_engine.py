@@ -1,5 +1,6 @@
 """The engine: due windows, fairness, gaps, pauses, ends, and refusals."""
 
+import itertools
 import random
 
 import pytest
@@ -135,7 +136,7 @@ def test_overload_is_shared_evenly():
     for stream in range(20):
         found = bench.verdicts(f"s{stream}")
         ends = [0.0] + [v.end_s for v in found]
-        assert all(b - a <= 5 for a, b in zip(ends, ends[1:], strict=False))
+        assert all(b - a <= 5 for a, b in itertools.pairwise(ends))
         assert sum(v.skipped + 1 for v in found) == found[-1].end_s
 
 

@@ -1,0 +1,75 @@
+"""Control: one JSON object in, one out, over a ROUTER socket. docs/wire.md has the operations for users."""
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+import zmq
+
+from streamdet.engine import Engine
+from streamdet.errors import ProtocolError
+from streamdet.publish import Publisher
+from streamdet.sockets import ZmqSocket
+from streamdet.wire.frames import parse_fields
+
+# Requests that may wait from one client: a person or a script asks one thing at a time.
+RECEIVE_HWM: Final = 100
+
+
+class Control(ZmqSocket):
+    """Answers while entered."""
+
+    def __init__(self, address: str, engine: Engine, publisher: Publisher) -> None:
+        """Answer for `engine`."""
+        super().__init__(zmq.ROUTER, "endpoints.control", address, self._take_request, rcvhwm=RECEIVE_HWM)
+        self._engine = engine
+        self._publisher = publisher
+        self._operations: Final[dict[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
+            "status": self._status,
+            "snapshot": self._snapshot,
+            "pause": self._pause,
+            "resume": self._resume,
+            "close": self._close,
+        }
+
+    def _take_request(self, parts: list[bytes]) -> None:
+        # A REQ socket puts an empty part before its message and wants it back; a DEALER need not.
+        envelope, body = parts[:-1], parts[-1]
+        self.send([*envelope, msgspec.json.encode(self._answer(body))])
+
+    def _answer(self, body: bytes) -> dict[str, Any]:
+        request: dict[str, Any] = {}
+        try:
+            request = parse_fields(body, "request")
+            operation = self._operations.get(_text(request, "op"))
+            if operation is None:
+                raise ProtocolError.of("op", request.get("op"), f"one of {', '.join(self._operations)}")
+            return {"id": request.get("id"), "ok": True, **operation(request)}
+        except ProtocolError as error:
+            return {"id": request.get("id"), "ok": False, "error": str(error)}
+
+    def _status(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"counts": self._engine.counts(), "model": self._engine.model_id, "tracks": self._engine.status()}
+
+    def _snapshot(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"verdicts": self._publisher.snapshot()}
+
+    def _pause(self, request: dict[str, Any]) -> dict[str, Any]:
+        self._engine.pause(_text(request, "stream"), time.monotonic())
+        return {}
+
+    def _resume(self, request: dict[str, Any]) -> dict[str, Any]:
+        self._engine.resume(_text(request, "stream"), time.monotonic())
+        return {}
+
+    def _close(self, request: dict[str, Any]) -> dict[str, Any]:
+        self._engine.close(_text(request, "stream"), "end", time.monotonic())
+        return {}
+
+
+def _text(request: dict[str, Any], name: str) -> str:
+    value = request.get(name)
+    if not isinstance(value, str):
+        raise ProtocolError.of(name, value, "a string")
+    return value

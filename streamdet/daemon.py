@@ -1,0 +1,240 @@
+"""The daemon: wiring, the scoring pump, signals, and an ordered start and end.
+
+One event loop owns all state. One thread runs the model: it gets windows and gives scores, and while it works the next
+batch becomes due.
+"""
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Final, TypeVar
+
+import uvloop
+
+from streamdet import bundle
+from streamdet.config import Config
+from streamdet.control import Control
+from streamdet.engine import Engine
+from streamdet.ingest.tcp import PcmListener
+from streamdet.ingest.zeromq import AudioSocket
+from streamdet.metrics import HttpServer, Metrics
+from streamdet.notify import notify, watchdog_interval_s
+from streamdet.publish import Publisher
+from streamdet.records import AudioFormat, Event, Verdict
+from streamdet.scorer import Scorer
+from streamdet.sockets import check_endpoints
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+TICK_S: Final = 1.0
+
+
+class Daemon:
+    """Everything that `streamdet run` runs."""
+
+    def __init__(self, config: Config) -> None:
+        """Wire nothing yet: the model and the sockets come with `serve`."""
+        self.config: Final = config
+        self.ready = False
+        self.addresses: Final[dict[str, str]] = {}
+        """Where it listens, by endpoint, with the ports that `:0` became."""
+        self._stopping: Final = asyncio.Event()
+        self._due: Final = asyncio.Event()
+        self._failure: BaseException | None = None
+        self._busy_since_s: float | None = None
+        """Since when the scoring thread has had its batch."""
+
+    async def serve(self, on_ready: Callable[[], None] = lambda: None) -> None:
+        """Start, run until `stop`, drain.
+
+        Args:
+            on_ready: called when calls are welcome.
+
+        Raises:
+            StreamdetError: it cannot start, or scoring broke.
+        """
+        async with AsyncExitStack() as stack:
+            await self._start(stack)
+            self.ready = True
+            on_ready()
+            await self._stopping.wait()
+            self.ready = False
+        if self._failure is not None:
+            raise self._failure
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the end has begun."""
+        return self._stopping.is_set()
+
+    def stop(self) -> None:
+        """Begin to drain; a signal handler may call it, and call it again."""
+        self._stopping.set()
+
+    # -- start, and by unwinding it, the end -------------------------------------------------------------------------
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        """Enter what must be left in the opposite order: ingest first, then the last windows, then the voice."""
+        config = self.config
+        check_endpoints(config.endpoints)
+        loaded = bundle.load(config.bundle.path or bundle.starter_path())
+        self._metrics = Metrics()
+        self._publisher = await stack.enter_async_context(Publisher(config.endpoints.verdicts))
+        if config.endpoints.http:
+            http = HttpServer(config.endpoints.http, self._metrics, lambda: self.ready)
+            self.addresses["http"] = (await stack.enter_async_context(http)).address
+        self._thread = stack.enter_context(ThreadPoolExecutor(1, "scoring"))
+        self._scorer = await self._in_thread(self._load, loaded)
+        self.engine = self._engine(loaded)
+        control = await stack.enter_async_context(Control(config.endpoints.control, self.engine, self._publisher))
+        self.addresses.update(verdicts=self._publisher.address, control=control.address)
+        await stack.enter_async_context(self._background("scoring", self._pump()))
+        await stack.enter_async_context(self._background("ticking", self._tick()))
+        stack.push_async_callback(self._drain)
+        await self._listen(stack)
+
+    async def _listen(self, stack: AsyncExitStack) -> None:
+        """Open the ears, last of all."""
+        endpoints, pcm = self.config.endpoints, self.config.pcm
+        audio = await stack.enter_async_context(AudioSocket(endpoints.audio, self.engine, self._metrics))
+        self.addresses["audio"] = audio.address
+        form = AudioFormat(pcm.rate, pcm.encoding, pcm.channels)
+        for number, address in enumerate(endpoints.pcm):
+            listener = await stack.enter_async_context(PcmListener(address, form, self.engine, self._metrics))
+            self.addresses[f"pcm.{number}"] = listener.address
+
+    def _load(self, loaded: bundle.Bundle) -> Scorer:
+        scoring = self.config.scoring
+        scorer = Scorer(loaded, provider=scoring.provider, threads=scoring.threads, batch_max=scoring.batch_max)
+        taken_ms = scorer.warm_up()
+        shown = ", ".join(f"{size}: {ms:.0f} ms" for size, ms in taken_ms.items())
+        self._metrics.loaded(loaded.manifest.model_id, scorer.provider)
+        log.info("%s on %s, batches of %s", loaded.manifest.model_id, scorer.provider, shown)
+        return scorer
+
+    def _engine(self, loaded: bundle.Bundle) -> Engine:
+        config = self.config
+        return Engine(
+            loaded.manifest,
+            self._emit,
+            prior_spoof=config.decision.prior_spoof,
+            idle_timeout_s=config.streams.idle_timeout_s,
+            max_streams=config.streams.max_streams,
+            min_window_s=config.scoring.min_window_s,
+            wake=self._due.set,
+        )
+
+    def _emit(self, record: Verdict | Event) -> None:
+        self._metrics.observe(record)
+        self._publisher.publish(record)
+
+    # -- the pump ----------------------------------------------------------------------------------------------------
+
+    async def _pump(self) -> None:
+        """Hand batches to the scoring thread, one after the other, as long as any window is due."""
+        while True:
+            await self._due.wait()
+            self._due.clear()
+            while jobs := self.engine.take(self.config.scoring.batch_max):
+                self._busy_since_s = time.monotonic()
+                scores = await self._in_thread(self._scorer.score, [job.window for job in jobs])
+                now_s = time.monotonic()
+                self._metrics.scored(len(jobs), now_s - self._busy_since_s)
+                self._busy_since_s = None
+                self.engine.settle(jobs, scores, now_s)
+
+    async def _tick(self) -> None:
+        """Once a second: idle closes, the heartbeat, and what systemd wants to hear."""
+        watchdog_s = watchdog_interval_s()
+        while True:
+            self.engine.tick(time.monotonic())
+            counts = self.engine.counts()
+            self._metrics.count(counts)
+            heartbeat = self._publisher.heartbeat(counts)
+            if self.ready:
+                lag = "" if heartbeat.lag_ms_p99 is None else f", lag p99 {heartbeat.lag_ms_p99:.0f} ms"
+                notify(STATUS=f"{heartbeat.tracks} tracks{lag}")
+            if watchdog_s is not None and not self._stuck(watchdog_s):
+                notify(WATCHDOG=1)
+            await asyncio.sleep(TICK_S)
+
+    def _stuck(self, limit_s: float) -> bool:
+        """Whether one batch has kept the scoring thread for longer than systemd's patience."""
+        return self._busy_since_s is not None and time.monotonic() - self._busy_since_s > limit_s
+
+    async def _drain(self) -> None:
+        """End every stream and wait for the last verdicts, but not for ever."""
+        notify(STOPPING=1)
+        self.engine.close_all("drain", time.monotonic())
+        deadline_s = time.monotonic() + self.config.daemon.drain_timeout_s
+        while not self.engine.idle and self._failure is None:
+            if time.monotonic() > deadline_s:
+                log.warning("drain: %d streams still wait for verdicts, ending", self.engine.counts().pending)
+                return
+            await asyncio.sleep(0.01)
+
+    # -- tasks and threads -------------------------------------------------------------------------------------------
+
+    async def _in_thread(self, call: Callable[..., T], *args: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call, *args)
+
+    @asynccontextmanager
+    async def _background(self, name: str, work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+        """Run a task beside the rest; its failure ends the daemon."""
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(self._ended)
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s failed: %s", task.get_name(), error)
+            self._failure = error
+            self.stop()
+
+
+def run(config: Config) -> int:
+    """Run the daemon in the foreground until a signal ends it.
+
+    Returns:
+        the process's exit code: 0 after a drain, 130 when a second signal cut that short.
+
+    Raises:
+        StreamdetError: it could not start, or scoring broke.
+    """
+    logging.basicConfig(level=config.daemon.log_level.upper(), format="%(levelname)s %(name)s: %(message)s", force=True)
+    return uvloop.run(_run(config))
+
+
+async def _run(config: Config) -> int:
+    daemon = Daemon(config)
+    serving = asyncio.ensure_future(daemon.serve(_announce))
+    loop = asyncio.get_running_loop()
+
+    def interrupted() -> None:
+        if daemon.stopping:
+            serving.cancel()  # the second signal: somebody is in a hurry
+        daemon.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, interrupted)
+    loop.add_signal_handler(signal.SIGHUP, log.warning, "SIGHUP: reload is not built yet, nothing changed")
+    try:
+        await serving
+    except asyncio.CancelledError:
+        return 130
+    return 0
+
+
+def _announce() -> None:
+    notify(READY=1)
+    log.info("ready")

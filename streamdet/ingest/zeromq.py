@@ -1,0 +1,38 @@
+"""Audio in over ZeroMQ: a PULL socket, read by the event loop. The live way in."""
+
+import time
+from typing import Final
+
+import zmq
+
+from streamdet.engine import Engine
+from streamdet.errors import OverloadError, ProtocolError
+from streamdet.metrics import Metrics
+from streamdet.sockets import ZmqSocket
+from streamdet.wire import frames
+
+# Frames that may wait for the loop, for each sender: four seconds of 50 calls in 20 ms frames.
+RECEIVE_HWM: Final = 10_000
+
+
+class AudioSocket(ZmqSocket):
+    """Bound while entered."""
+
+    def __init__(self, address: str, engine: Engine, metrics: Metrics) -> None:
+        """Feed `engine`."""
+        super().__init__(zmq.PULL, "endpoints.audio", address, self._take_message, rcvhwm=RECEIVE_HWM)
+        self._engine = engine
+        self._metrics = metrics
+
+    def _take_message(self, parts: list[bytes]) -> None:
+        now_s = time.monotonic()
+        try:
+            frame = frames.parse(parts)
+            transit_s = None if frame.sent_at_s is None else time.time() - frame.sent_at_s
+            self._engine.feed(frame, now_s, transit_s=transit_s)
+        except (ProtocolError, OverloadError) as error:
+            self._metrics.refused("zeromq")
+            if (stream := frames.stream_of(parts)) is not None:
+                self._engine.error(stream, str(error), now_s)
+        else:
+            self._metrics.received("zeromq", len(frame.payload))
