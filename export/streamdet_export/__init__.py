@@ -1,1 +1,1 @@
-"""."""
+"""Turns a training run into a bundle: merge, ONNX, precision, parity, calibration, thresholds (extra `export`)."""

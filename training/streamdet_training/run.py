@@ -75,7 +75,9 @@ def load_run(path: Path) -> Detector:
     else:
         origin = recipe.backbone
     backbone = model.load_backbone(origin)
-    adapted = PeftModel.from_pretrained(backbone, path / ADAPTER) if recipe.mode == "lora" else backbone
+    adapted = (
+        PeftModel.from_pretrained(backbone, path / ADAPTER, is_trainable=True) if recipe.mode == "lora" else backbone
+    )
     detector = Detector(adapted, recipe.head, normalise=recipe.window.normalise)
     if not (path / HEAD).is_file():
         raise MissingError.of("run head", str(path / HEAD), "the weights that a finished run has")

@@ -1,0 +1,16 @@
+"""What a person at a terminal should see of a run: our own lines, and none of the libraries' small talk."""
+
+import logging
+import warnings
+
+from transformers.utils.logging import disable_progress_bar
+
+
+def settle() -> None:
+    """Log our packages from INFO on, everybody else from WARNING on, without bars that are not ours."""
+    logging.basicConfig(level="WARNING", format="%(message)s")
+    for package in ("streamdet", "streamdet_training", "streamdet_export"):
+        logging.getLogger(package).setLevel("INFO")
+    disable_progress_bar()
+    # transformers warns of its own property whenever peft looks at it.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
