@@ -1,0 +1,155 @@
+"""The live table of `tail` and `demo`: what is known of every track, and how it looks."""
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Final
+
+from rich.table import Table
+from rich.text import Text
+
+from streamdet.records import Event, Heartbeat, State, Verdict
+from streamdet.wire.verdicts import Record
+
+BARS: Final = "▁▂▃▄▅▆▇█"
+TREND: Final = 20  # verdicts in the sparkline: the last twenty seconds
+NEW_ALARM_S: Final = 5.0  # how long a new alarm stands out
+CLOSED_FOR_S: Final = 8.0  # how long a call that ended stays to be read
+# The rolling LLR at which the sparkline is full or empty: five nat are odds of 150 to 1.
+FULL_NAT: Final = 5.0
+
+COLOURS: Final[dict[State, str]] = {"spoof": "red", "uncertain": "yellow", "bonafide": "green", "listening": "dim"}
+RANK: Final[dict[State, int]] = {"spoof": 0, "uncertain": 1, "bonafide": 2, "listening": 3}
+
+
+class Row:
+    """One track."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        self.verdict = verdict
+        self.trend: deque[float | None] = deque(maxlen=TREND)
+        self.skipped = 0
+        self.alarm_at_s: float | None = None
+        self.closed_at_s: float | None = None
+
+    def update(self, verdict: Verdict, now_s: float) -> None:
+        """Take the track's next verdict."""
+        if verdict.state == "spoof" and (self.verdict.state != "spoof" or not self.trend):
+            self.alarm_at_s = now_s
+        self.verdict = verdict
+        self.trend.append(None if verdict.llr is None else verdict.rolling_llr)
+        self.skipped += verdict.skipped
+
+
+class Board:
+    """All tracks that a subscriber has heard of."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._rows: dict[tuple[str, int], Row] = {}
+        self._beat: Heartbeat | None = None
+        self._heard_at_s: float | None = None
+
+    def update(self, record: Record, now_s: float) -> None:
+        """Take a message that arrived at `now_s` (monotonic, s)."""
+        self._heard_at_s = now_s
+        if isinstance(record, Heartbeat):
+            if self._beat is not None and record.epoch != self._beat.epoch:
+                self._rows.clear()  # another daemon: it knows nothing of these calls
+            self._beat = record
+        elif isinstance(record, Verdict):
+            self._verdict(record, now_s)
+        elif record.type == "close":
+            self._close(record, now_s)
+
+    def render(self, now_s: float, height: int = 40) -> Table:
+        """Draw at most `height` lines."""
+        self._sweep(now_s)
+        table = Table(box=None, header_style="bold", pad_edge=False, title=self._headline(now_s), title_justify="left")
+        for column in ("call", "state", "P(spoof)", f"last {TREND} s  ▁ bona fide  spoof █"):
+            table.add_column(column, no_wrap=True)
+        for column in ("speech", "of", "lag", "skips"):
+            table.add_column(column, justify="right", no_wrap=True)
+        rows = sorted(self._rows.items(), key=lambda item: (RANK[item[1].verdict.state], item[0]))
+        room = max(1, height - 3)
+        for (stream, channel), row in rows[:room]:
+            table.add_row(*self._cells(stream, channel, row, now_s), style=None if row.closed_at_s is None else "dim")
+        if len(rows) > room:
+            table.add_row(f"… and {len(rows) - room} more")
+        return table
+
+    def _verdict(self, verdict: Verdict, now_s: float) -> None:
+        key = verdict.stream, verdict.channel
+        row = self._rows.get(key)
+        if row is None or row.verdict.opened != verdict.opened:
+            row = self._rows[key] = Row(verdict)
+        elif verdict.seq <= row.verdict.seq:
+            return  # a repeat for somebody who has just subscribed
+        row.update(verdict, now_s)
+
+    def _close(self, close: Event, now_s: float) -> None:
+        for row in self._rows.values():
+            if row.verdict.stream == close.stream and row.verdict.opened == close.detail.get("opened"):
+                row.closed_at_s = now_s
+
+    def _sweep(self, now_s: float) -> None:
+        for key, row in list(self._rows.items()):
+            if row.closed_at_s is not None and now_s - row.closed_at_s > CLOSED_FOR_S:
+                del self._rows[key]
+
+    def _headline(self, now_s: float) -> Text:
+        beat = self._beat
+        if self._heard_at_s is None:
+            return Text("waiting for a daemon …", style="yellow")
+        if now_s - self._heard_at_s > 3:
+            return Text(f"nothing heard for {now_s - self._heard_at_s:.0f} s, still trying …", style="yellow")
+        if beat is None:
+            return Text("")
+        lag = "–" if beat.lag_ms_p99 is None else f"{beat.lag_ms_p99:.0f} ms"
+        line = Text(f"{beat.streams} calls, {beat.tracks} tracks, {beat.windows} windows, lag p99 {lag}", style="bold")
+        if beat.overload:
+            line.append(f"   behind: {beat.skipped} windows skipped", style="bold red")
+        return line
+
+    @staticmethod
+    def _cells(stream: str, channel: int, row: Row, now_s: float) -> Iterable[Text | str]:
+        verdict = row.verdict
+        colour = COLOURS[verdict.state]
+        is_new = row.alarm_at_s is not None and now_s - row.alarm_at_s < NEW_ALARM_S
+        state = Text(f" {verdict.state} ", style=f"bold reverse {colour}" if is_new else colour)
+        yield f"{stream}/{channel}" + ("" if row.closed_at_s is None else " (ended)")
+        yield state
+        yield Text("–" if verdict.p_spoof is None else f"{verdict.p_spoof:.2f}", style=colour)
+        yield Text(sparkline(row.trend).rjust(TREND), style=colour)
+        yield f"{verdict.total_speech_s:.0f} s"
+        yield f"{verdict.end_s:.0f} s"
+        yield f"{verdict.lag_ms:.0f} ms"
+        yield str(row.skipped)
+
+
+def sparkline(rolling_llrs: Iterable[float | None]) -> str:
+    """One bar for each verdict: high = evidence for spoof; a dot where too little speech was heard."""
+    bars = []
+    for llr in rolling_llrs:
+        if llr is None:
+            bars.append("·")
+            continue
+        share = (FULL_NAT - min(max(llr, -FULL_NAT), FULL_NAT)) / (2 * FULL_NAT)
+        bars.append(BARS[min(int(share * len(BARS)), len(BARS) - 1)])
+    return "".join(bars)
+
+
+def line(record: Record) -> str:
+    """A message as one plain line."""
+    if isinstance(record, Heartbeat):
+        return f"hb {record.streams} streams {record.windows} windows {record.skipped} skipped"
+    if isinstance(record, Event):
+        where = record.stream if record.channel is None else f"{record.stream}/{record.channel}"
+        detail = " ".join(f"{key}={value}" for key, value in record.detail.items() if not isinstance(value, list))
+        return f"{record.at_s:7.1f} s  {where}  {record.type}  {detail}".rstrip()
+    p_spoof = "–" if record.p_spoof is None else f"{record.p_spoof:.3f}"
+    llr = "too little speech" if record.llr is None else f"LLR {record.llr:+.2f}"
+    return (
+        f"{record.end_s:7.1f} s  {record.stream}/{record.channel}  {record.state:<9}  P(spoof) {p_spoof}  "
+        f"rolling {record.rolling_llr:+.2f}  {llr}  speech {record.speech_s:.1f} s  lag {record.lag_ms:.0f} ms  "
+        f"skipped {record.skipped}"
+    )

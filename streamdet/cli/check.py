@@ -1,0 +1,31 @@
+"""`streamdet check`: would the daemon start?"""
+
+import typer
+
+from streamdet.cli.options import BundlePath, ConfigFile, Settings, read_config
+
+
+def check(config: ConfigFile = None, set_: Settings = None, bundle: BundlePath = None) -> None:
+    """Verify the settings and the bundle, load and warm up the model; opens no port."""
+    from streamdet import bundle as bundles
+    from streamdet.scorer import Scorer
+    from streamdet.sockets import check_endpoints
+
+    settings = read_config(config, set_, bundle)
+    check_endpoints(settings.endpoints)
+    loaded = bundles.load(settings.bundle.path or bundles.starter_path())
+    scoring = settings.scoring
+    scorer = Scorer(loaded, provider=scoring.provider, threads=scoring.threads, batch_max=scoring.batch_max)
+    taken_ms = scorer.warm_up()
+    audio, decision = loaded.manifest.audio, loaded.manifest.decision
+    runs = ", ".join(f"{size}: {ms:.1f}" for size, ms in taken_ms.items())
+    typer.echo(f"bundle     {loaded.manifest.model_id} ({loaded.path})")
+    typer.echo(f"window     {audio.window_s:g} s every {audio.hop_s:g} s at {audio.rate_hz} Hz")
+    typer.echo(f"provider   {scorer.provider}, ms a batch of {runs}")
+    upper = f"{decision.upper_95:g} with 95 % confidence"
+    beyond = ", extrapolated" if decision.extrapolated else ""
+    typer.echo(f"alarms     {decision.false_alarms_per_hour:g} false ones an hour expected, under {upper}{beyond}")
+    for name, address in settings.endpoints:
+        if name != "insecure":
+            typer.echo(f"{name:<10} {', '.join(address) if isinstance(address, tuple) else address or 'off'}")
+    typer.echo("ok")

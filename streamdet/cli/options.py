@@ -1,0 +1,34 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from streamdet import config
+from streamdet.config import Config
+from streamdet.errors import UsageError
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help=f"TOML file; without one, {config.SYSTEM_FILE} if it is there."),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting; may be repeated."),
+]
+BundlePath = Annotated[Path | None, typer.Option("--bundle", help="Folder of the bundle; without one, the config's.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+
+
+def read_config(file: Path | None, settings: list[str] | None, bundle: Path | None = None) -> Config:
+    """Read the settings: flag before environment before file before default."""
+    overrides = {}
+    for setting in settings or []:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise UsageError.of("--set", setting, "section.key=value")
+        overrides[name] = value
+    if bundle is not None:
+        overrides["bundle.path"] = str(bundle)
+    return config.load(file, overrides)

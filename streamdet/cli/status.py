@@ -1,0 +1,79 @@
+"""`streamdet status`: every open track, asked over the control socket."""
+
+from typing import Annotated, Any
+
+import msgspec
+import typer
+import zmq
+from rich.console import Console
+from rich.table import Table
+
+from streamdet.cli.options import AsJson, ConfigFile, Settings, read_config
+from streamdet.errors import StreamdetError, UnreachableError
+
+# A daemon answers from its loop in milliseconds; one that does not in this time is gone or stuck.
+PATIENCE_MS = 2000
+
+Address = Annotated[str | None, typer.Option("--address", help="Control address; without one, the config's.")]
+
+
+def status(config: ConfigFile = None, set_: Settings = None, address: Address = None, json: AsJson = False) -> None:
+    """List the open tracks of a running daemon."""
+    answer = ask(address or read_config(config, set_).endpoints.control, {"op": "status"})
+    if json:
+        for track in answer["tracks"]:
+            typer.echo(msgspec.json.encode(track).decode())
+        return
+    counts = answer["counts"]
+    typer.echo(
+        f"{answer['model']}: {counts['streams']} streams, {counts['tracks']} tracks, "
+        f"{counts['windows']} windows, {counts['skipped']} skipped",
+        err=True,
+    )
+    Console().print(_table(answer["tracks"]))
+
+
+def ask(address: str, request: dict[str, Any]) -> dict[str, Any]:
+    """Ask the daemon one thing.
+
+    Raises:
+        UnreachableError: no answer.
+        StreamdetError: it refused.
+    """
+    socket: zmq.Socket[bytes]
+    with zmq.Context.instance().socket(zmq.REQ) as socket:
+        socket.setsockopt(zmq.LINGER, 0)
+        try:
+            socket.connect(address)
+        except zmq.ZMQError as error:
+            raise UnreachableError.of("control", address, f"a ZeroMQ address ({error})") from None
+        socket.send(msgspec.json.encode(request))
+        if not socket.poll(PATIENCE_MS):
+            raise UnreachableError.of("control", address, "a daemon that answers; is it running?")
+        answer: dict[str, Any] = msgspec.json.decode(socket.recv())
+    if not answer.get("ok"):
+        raise StreamdetError(f"the daemon refused: {answer.get('error')}")
+    return answer
+
+
+def _table(tracks: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("stream", "ch"):
+        table.add_column(column)
+    table.add_column("state")
+    for column in ("P(spoof)", "seconds", "speech", "windows", "skipped", "lag ms"):
+        table.add_column(column, justify="right")
+    for track in tracks:
+        p_spoof, lag_ms = track["p_spoof"], track["lag_ms"]
+        table.add_row(
+            track["stream"],
+            str(track["channel"]),
+            track["state"] + (" (paused)" if track["paused"] else ""),
+            "–" if p_spoof is None else f"{p_spoof:.3f}",
+            f"{track['seconds']:.1f}",
+            f"{track['total_speech_s']:.1f}",
+            str(track["windows"]),
+            str(track["skipped"]),
+            "–" if lag_ms is None else f"{lag_ms:.0f}",
+        )
+    return table
