@@ -4,6 +4,8 @@ All that a recording's path can do to a voice must happen to both classes alike,
 function takes and returns `(T,)` float32 and draws from the generator it is given, so a batch can be drawn again.
 """
 
+from typing import Literal, TypeVar
+
 import numpy as np
 import torch
 import torchaudio.functional as taf
@@ -13,6 +15,8 @@ from streamdet.audio import Samples, decode, encode, resample
 from streamdet_training.recipe import Augment
 
 TELEPHONE_HZ = 8000
+
+Float = TypeVar("Float", bound=np.floating)
 
 
 def augment(samples: Samples, rate_hz: int, how: Augment, rng: np.random.Generator) -> Samples:
@@ -31,7 +35,7 @@ def augment(samples: Samples, rate_hz: int, how: Augment, rng: np.random.Generat
     return np.clip(samples, -1, 1)
 
 
-def crop(samples: Samples, length: int, rng: np.random.Generator) -> Samples:
+def crop(samples: NDArray[Float], length: int, rng: np.random.Generator) -> NDArray[Float]:
     """Return a random stretch of `length` samples, or all of a shorter clip."""
     start = int(rng.integers(0, max(1, samples.size - length + 1)))
     return samples[start : start + length]
@@ -43,7 +47,7 @@ def add_room(samples: Samples, rate_hz: int, rt60_s: float, rng: np.random.Gener
     tail = rng.standard_normal(time_s.size) * 10 ** (-3 * time_s / rt60_s)
     tail *= rng.uniform(0.1, 0.7) / np.sqrt(np.square(tail).sum())
     tail[0] = 1.0
-    heard = taf.fftconvolve(torch.from_numpy(samples), torch.from_numpy(tail.astype(np.float32)))
+    heard: torch.Tensor = taf.fftconvolve(torch.from_numpy(samples), torch.from_numpy(tail.astype(np.float32)))
     return heard[: samples.size].numpy()
 
 
@@ -64,28 +68,28 @@ def limit_band(samples: Samples, rate_hz: int, upper_hz: float) -> Samples:
 def set_level(samples: Samples, dbfs: float) -> Samples:
     """Scale to a root mean square of `dbfs` below full scale; silence stays silent."""
     rms = np.sqrt(np.square(samples, dtype=np.float64).mean())
-    return (samples * (10 ** (dbfs / 20) / max(rms, 1e-5))).astype(np.float32)
+    gain: np.float64 = 10 ** (dbfs / 20) / max(rms, np.float64(1e-5))
+    return (samples * gain).astype(np.float32)
 
 
 def add_noise(samples: Samples, rate_hz: int, snr_db: float, slope: float, rng: np.random.Generator) -> Samples:
     """Add noise whose power falls with frequency to the power `slope` (0 white, 1 pink, 2 brown)."""
     white = rng.standard_normal(samples.size).astype(np.float32)
     noise = _filter(white, ((_hertz(samples, rate_hz) + 50) / 1000) ** (-slope / 2))
-    return taf.add_noise(torch.from_numpy(samples), torch.from_numpy(noise), torch.tensor(snr_db)).float().numpy()
+    heard: torch.Tensor = taf.add_noise(torch.from_numpy(samples), torch.from_numpy(noise), torch.tensor(snr_db))
+    return heard.float().numpy()
 
 
-def through_g711(samples: Samples, rate_hz: int, law: str) -> Samples:
+def through_g711(samples: Samples, rate_hz: int, law: Literal["mulaw", "alaw"]) -> Samples:
     """Through a telephone line: to 8 kHz, coded and decoded, and back."""
-    if law not in ("mulaw", "alaw"):
-        raise ValueError(f"law: {law!r}, expected mulaw or alaw")
-    coded = encode(resample(samples, rate_hz, TELEPHONE_HZ), law)  # type: ignore[arg-type] # narrowed by the check above
-    heard = resample(decode(coded, law), TELEPHONE_HZ, rate_hz)  # type: ignore[arg-type] # the same
+    coded = encode(resample(samples, rate_hz, TELEPHONE_HZ), law)
+    heard = resample(decode(coded, law), TELEPHONE_HZ, rate_hz)
     return np.resize(heard, samples.size)
 
 
-def _hertz(samples: Samples, rate_hz: int) -> NDArray[np.float64]:
+def _hertz(samples: Samples, rate_hz: int) -> NDArray[np.floating]:
     return np.fft.rfftfreq(samples.size, 1 / rate_hz)
 
 
-def _filter(samples: Samples, gain: NDArray[np.float64]) -> Samples:
+def _filter(samples: Samples, gain: NDArray[np.floating]) -> Samples:
     return np.fft.irfft(np.fft.rfft(samples) * gain, n=samples.size).astype(np.float32)

@@ -3,7 +3,7 @@
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import msgspec
 import typer
@@ -51,7 +51,7 @@ def evaluate(
         raise UsageError.of("--format", corpus, f"one of {', '.join(data.FORMATS)}")
     if split not in get_args(data.Split):
         raise UsageError.of("--split", split, f"one of {', '.join(get_args(data.Split))}")
-    clips = data.FORMATS[corpus](manifest, split)
+    clips = data.FORMATS[corpus](manifest, cast("data.Split", split))
     if scores is not None:
         scored = evaluate.read_scores(scores, clips)
         found = evaluate.evaluate(scored)

@@ -109,13 +109,14 @@ def plot_det(scored: Sequence[Scored], path: Path) -> None:
     bonafide, spoof = ([it.llr for it in scored if it.clip.label == label] for label in ("bonafide", "spoof"))
     miss, false_alarm = metrics.rates(bonafide, spoof)
     ticks = [0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8]
-    axes = Figure(figsize=(5, 5), layout="constrained").subplots()
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.subplots()
     axes.plot(norm.ppf(false_alarm.clip(1e-3, 0.999)), norm.ppf(miss.clip(1e-3, 0.999)))
     axes.set_xticks(norm.ppf(ticks), [f"{100 * tick:g}" for tick in ticks])
     axes.set_yticks(norm.ppf(ticks), [f"{100 * tick:g}" for tick in ticks])
     axes.set(xlabel="spoof accepted (%)", ylabel="bona fide rejected (%)")
     axes.grid(visible=True, alpha=0.3)
-    axes.get_figure().savefig(path)
+    figure.savefig(path)
 
 
 def _report(bonafide: Sequence[Scored], spoof: Sequence[Scored]) -> Report:

@@ -113,9 +113,11 @@ def load_backbone(origin: Backbone) -> Wav2Vec2Model:
     """
     if origin.source is None:
         return Wav2Vec2Model(_config(origin))
-    keep = {"num_hidden_layers": origin.layers} if origin.layers else {}
+    changes: dict[str, Any] = dict(_QUIET)
+    if origin.layers:
+        changes["num_hidden_layers"] = origin.layers
     try:
-        model: Wav2Vec2Model = Wav2Vec2Model.from_pretrained(origin.source, **_QUIET, **keep)
+        model: Wav2Vec2Model = Wav2Vec2Model.from_pretrained(origin.source, **changes)
     except (OSError, ValueError) as error:
         expected = f"a model on the hub or a folder written by save_pretrained ({_first_line(error)})"
         raise MissingError.of("backbone.source", origin.source, expected) from None
@@ -133,7 +135,10 @@ def add_lora(backbone: Wav2Vec2Model, recipe: Recipe) -> PeftModel:
         if not any(name.endswith(f".{target}") for name, _ in backbone.named_modules()):
             raise ConfigError.of("lora.targets", target, "the name of a linear layer: q_proj, k_proj, v_proj, ...")
     adapters = LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.targets)
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type] # peft says int, and only divides it by the rank
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets),
     )
     adapted = get_peft_model(backbone, adapters)
     if not isinstance(adapted, PeftModel):

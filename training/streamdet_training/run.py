@@ -9,7 +9,7 @@ checkpoint/            what `--resume` needs
 """
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from peft import PeftModel
@@ -32,9 +32,9 @@ def begin(path: Path, recipe: Recipe, detector: Detector) -> None:
     """Make the folder: the recipe, and the start of the backbone unless the recipe says where else it lies."""
     path.mkdir(parents=True, exist_ok=True)
     (path / RECIPE).write_text(recipe.model_dump_json(indent=1) + "\n", "utf-8")
-    if recipe.mode == "lora" and recipe.backbone.source is None:
+    if isinstance(detector.backbone, PeftModel) and recipe.backbone.source is None:
         with torch.no_grad():
-            base = detector.backbone.get_base_model()
+            base: Any = detector.backbone.get_base_model()
             base_weights = {name: value for name, value in base.state_dict().items() if ".lora_" not in name}
             plain = {name.replace(".base_layer", ""): value for name, value in base_weights.items()}
             base.save_pretrained(path / BACKBONE, state_dict=plain)
@@ -43,7 +43,7 @@ def begin(path: Path, recipe: Recipe, detector: Detector) -> None:
 def save_weights(path: Path, detector: Detector) -> None:
     """Write what has been trained."""
     if isinstance(detector.backbone, PeftModel):
-        detector.backbone.save_pretrained(path / ADAPTER)
+        detector.backbone.save_pretrained(str(path / ADAPTER))
     else:
         detector.backbone.save_pretrained(path / BACKBONE)
     head = {name: value.detach().cpu().contiguous() for name, value in detector.head.state_dict().items()}

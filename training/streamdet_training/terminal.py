@@ -11,6 +11,6 @@ def settle() -> None:
     logging.basicConfig(level="WARNING", format="%(message)s")
     for package in ("streamdet", "streamdet_training", "streamdet_export"):
         logging.getLogger(package).setLevel("INFO")
-    disable_progress_bar()
+    disable_progress_bar()  # type: ignore[no-untyped-call] # transformers has no types for it
     # transformers warns of its own property whenever peft looks at it.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)

@@ -5,7 +5,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,9 +141,10 @@ def _dev_eer(detector: Detector, clips: list[Clip], how: Recipe, accelerator: Ac
 
     def run_detector(audio: Samples) -> Samples:
         with torch.inference_mode(), accelerator.autocast():
-            return detector(torch.from_numpy(audio).to(accelerator.device)).float().cpu().numpy()
+            scores: torch.Tensor = detector(torch.from_numpy(audio).to(accelerator.device))
+            return scores.float().cpu().numpy()
 
-    def score(windows: list[Window]) -> list[Score]:
+    def score(windows: Sequence[Window]) -> list[Score]:
         return score_windows(windows, manifest, run_detector)
 
     detector.eval()
