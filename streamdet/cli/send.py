@@ -15,7 +15,7 @@ import zmq
 
 from streamdet.audio import encode, read_recording, resample
 from streamdet.cli.options import ConfigFile, Settings, read_config
-from streamdet.errors import ConfigError, DataError, ProtocolError, UnreachableError, UsageError
+from streamdet.errors import ConfigError, DataError, ProtocolError, StreamdetError, UnreachableError, UsageError
 from streamdet.records import MAX_CHANNELS, RATES_HZ, AudioFormat, Encoding, Frame
 from streamdet.sockets import host_and_port
 from streamdet.wire import frames
@@ -63,7 +63,10 @@ def send(
     names = [name] if calls == 1 else [f"{name}-{number}" for number in range(1, calls + 1)]
     for each in names:
         frames.parse_stream(each.encode())
-    asyncio.run(_send(source, names, wanted, rate, speed, address, lossless=lossless))
+    try:
+        asyncio.run(_send(source, names, wanted, rate, speed, address, lossless=lossless))
+    except* StreamdetError as group:
+        raise group.exceptions[0] from None  # of many calls that fail alike, one line says it
 
 
 async def play(path: Path, name: str, address: str, *, form: AudioFormat | None = None, most_s: float = 3600) -> None:
