@@ -65,6 +65,8 @@ class PcmListener:
             path = _path(self.address)
             _check_path(path)
             self._server = await asyncio.start_unix_server(self._connected, path)
+            # As open as loopback TCP, whatever the umask; the folder's mode is the place to keep somebody out.
+            _open_to_all(path)
         else:
             host, port = host_and_port("endpoints.pcm", self.address)
             self._server = await asyncio.start_server(self._connected, host, port)
@@ -158,6 +160,10 @@ class _Connection:
 
 def _path(address: str) -> Path:
     return Path(address.removeprefix("unix:").removeprefix("//"))
+
+
+def _open_to_all(path: Path) -> None:
+    path.chmod(0o666)
 
 
 def _remove(path: Path) -> None:
