@@ -70,6 +70,8 @@ def load_run(path: Path) -> Detector:
         DataError: weights do not fit the recipe.
     """
     recipe = load_recipe(path)
+    if not (path / HEAD).is_file():  # saved last of the weights
+        raise MissingError.of("run head", str(path / HEAD), "the weights that a finished run has")
     if (path / BACKBONE).is_dir():
         origin = recipe.backbone.model_copy(update={"source": str(path / BACKBONE), "layers": 0})
     else:
@@ -79,8 +81,6 @@ def load_run(path: Path) -> Detector:
         PeftModel.from_pretrained(backbone, path / ADAPTER, is_trainable=True) if recipe.mode == "lora" else backbone
     )
     detector = Detector(adapted, recipe.head, normalise=recipe.window.normalise)
-    if not (path / HEAD).is_file():
-        raise MissingError.of("run head", str(path / HEAD), "the weights that a finished run has")
     try:
         detector.head.load_state_dict(load_file(path / HEAD))
     except RuntimeError as error:

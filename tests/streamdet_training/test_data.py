@@ -1,0 +1,136 @@
+"""Manifests and protocols: every word for a class, and every way to get a row wrong."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from streamdet.errors import DataError, MissingError
+from streamdet_training import data
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a manifest beside one recording, a.wav."""
+    (tmp_path / "a.wav").write_bytes(b"")
+
+    def write(text: str) -> Path:
+        path = tmp_path / "manifest.csv"
+        path.write_text(text, "utf-8")
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("word", "label"),
+    [
+        *((word, "bonafide") for word in ("bonafide", "bona-fide", "Bona_Fide", "genuine", "REAL", " 1 ")),
+        *((word, "spoof") for word in ("spoof", "Fake", "0")),
+    ],
+)
+def test_every_word_for_a_class_is_known(write, word, label):
+    (clip,) = data.read_manifest(write(f"path,label\na.wav,{word}\n"))
+    assert clip.label == label
+
+
+@pytest.mark.parametrize("word", ["", "unknown", "2", "true"])
+def test_another_word_is_refused_with_its_file_and_line(write, word):
+    path = write(f"path,label\na.wav,spoof\na.wav,{word}\n")
+    with pytest.raises(DataError) as caught:
+        data.read_manifest(path)
+    assert f"{path}:3 label: {word!r}, expected one of bonafide" in str(caught.value)
+
+
+def test_further_columns_are_used(write):
+    path = write(
+        "path,label,speaker,system,source_repo,split,duration_s,note\n"
+        "a.wav,spoof,p1,vits,here,dev,1.5,take=2;chan=g711\n"
+        "a.wav,real,,,,train,,\n"
+    )
+    (spoof,) = data.read_manifest(path, "dev")
+    assert (spoof.speaker, spoof.system, spoof.source) == ("p1", "vits", "here")
+    assert (spoof.channel, spoof.split, spoof.duration_s) == ("g711", "dev", 1.5)
+    (bona,) = data.read_manifest(path, "train")
+    assert (bona.speaker, bona.system, bona.source, bona.channel, bona.duration_s) == ("-", "-", "-", "-", None)
+    assert data.read_manifest(path) == [spoof, bona]
+    assert spoof.path == path.parent / "a.wav"
+
+
+@pytest.mark.parametrize("name", ["gone.wav", ""])
+def test_a_row_without_its_file_names_the_line(write, name):
+    path = write(f"path,label\na.wav,spoof\n{name},spoof\n")
+    with pytest.raises(MissingError, match=r"manifest\.csv:3 path: .*expected a file that exists"):
+        data.read_manifest(path)
+
+
+def test_a_missing_manifest_is_named():
+    with pytest.raises(MissingError, match=r"manifest: 'nowhere/nothing\.csv'"):
+        data.read_manifest(Path("nowhere/nothing.csv"))
+
+
+@pytest.mark.parametrize(
+    ("header", "missing"), [("path,class", "label"), ("file,label", "path"), ("a,b", "label, path")]
+)
+def test_a_missing_column_is_named(write, header, missing):
+    with pytest.raises(DataError, match=f"expected {missing} among them"):
+        data.read_manifest(write(f"{header}\na.wav,spoof\n"))
+
+
+def test_an_empty_split_is_refused(write):
+    with pytest.raises(DataError, match="split: 'test', expected a split that has rows"):
+        data.read_manifest(write("path,label,split\na.wav,spoof,train\n"), "test")
+
+
+def test_a_duration_is_a_number(write):
+    with pytest.raises(DataError, match=r":2 duration_s: 'long', expected seconds"):
+        data.read_manifest(write("path,label,duration_s\na.wav,spoof,long\n"))
+
+
+# -- ASVspoof 2019 LA ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def corpus_2019(tmp_path, monkeypatch):
+    """The eval part as the corpus lays it out: a folder of FLAC and a protocol."""
+    monkeypatch.chdir(tmp_path)  # messages cut long paths
+    flacs = tmp_path / "ASVspoof2019_LA_eval" / "flac"
+    flacs.mkdir(parents=True)
+    for name in ("LA_E_1", "LA_E_2"):
+        soundfile.write(flacs / f"{name}.flac", np.zeros(160), 16_000)
+    (tmp_path / "ASVspoof2019_LA_cm_protocols").mkdir()
+    protocol(Path()).write_text("LA_0039 LA_E_1 - A11 spoof\nLA_0014 LA_E_2 - - bonafide\n", "utf-8")
+    return Path()
+
+
+def protocol(root):
+    return root / "ASVspoof2019_LA_cm_protocols" / "ASVspoof2019.LA.cm.eval.trl.txt"
+
+
+def test_a_protocol_of_asvspoof_2019_is_read(corpus_2019):
+    spoof, bona = data.FORMATS["asvspoof2019_la"](corpus_2019, "test")
+    assert (spoof.label, spoof.system, spoof.speaker, spoof.split) == ("spoof", "A11", "LA_0039", "test")
+    assert (bona.label, bona.system, bona.path.name) == ("bonafide", "-", "LA_E_2.flac")
+    assert soundfile.info(bona.path).samplerate == 16_000
+
+
+@pytest.mark.parametrize(
+    ("line", "error", "words"),
+    [
+        ("LA_0039 LA_E_1 A11 spoof", DataError, r":3 columns: 4, expected 5: speaker, file, -, attack, label"),
+        ("LA_0039 LA_E_1 - A11 spoof x", DataError, r":3 columns: 6"),
+        ("LA_0039 LA_E_1 - A11 unsure", DataError, r":3 label: 'unsure'"),
+        ("LA_0039 LA_E_9 - A11 spoof", MissingError, r":3 path: .*LA_E_9\.flac"),
+    ],
+)
+def test_a_wrong_line_of_a_protocol_is_named(corpus_2019, line, error, words):
+    with protocol(corpus_2019).open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(error, match=words):
+        data.read_asvspoof2019_la(corpus_2019, "test")
+
+
+def test_a_missing_protocol_is_named(corpus_2019):
+    with pytest.raises(MissingError, match=r"ASVspoof2019\.LA\.cm\.train\.trn\.txt"):
+        data.read_asvspoof2019_la(corpus_2019, "train")

@@ -1,0 +1,229 @@
+"""Whole runs of four steps: what they leave, and that a broken one goes on where it stood."""
+
+import json
+import logging
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from streamdet.errors import DataError, MissingError, UsageError
+from streamdet_training import data, metrics, model, run, train
+from streamdet_training.scores import by_class, score_clips
+
+AUDIO = 0.1 * torch.randn(3, 8000, generator=torch.Generator().manual_seed(1))
+
+
+def scores(detector):
+    training = detector.training
+    with torch.inference_mode():
+        found = detector.eval()(AUDIO)
+    detector.train(training)
+    return found
+
+
+def found(out):
+    return json.loads((out / run.METRICS).read_text())
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def toml(tables, head=""):
+    """Tables as TOML; their values read the same in JSON."""
+    lines = [f"{key} = {json.dumps(value)}" for key, value in tables.items() if not isinstance(value, dict)]
+    inner = {f"{head}{key}": value for key, value in tables.items() if isinstance(value, dict)}
+    return "\n".join([*lines, *(f"[{key}]\n{toml(value, key + '.')}" for key, value in inner.items()), ""])
+
+
+@pytest.fixture
+def saved_scores(monkeypatch):
+    """What the detector said each time that its weights were saved."""
+    seen, save = [], run.save_weights
+
+    def spy(path, detector):
+        seen.append(scores(detector))
+        save(path, detector)
+
+    monkeypatch.setattr(run, "save_weights", spy)
+    return seen
+
+
+# -- what a run leaves -----------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_its_folder(tiny, manifest_csv, tmp_path, saved_scores, caplog):
+    caplog.set_level(logging.INFO)
+    how, out = tiny.recipe(), tmp_path / "run"
+    assert train.train(how, out, data=manifest_csv) == out
+    assert names(out) == {"recipe.json", "adapter", "backbone", "head.safetensors", "metrics.json", "checkpoint"}
+    assert run.load_recipe(out) == how
+
+    kept = found(out)
+    counted = model.count(model.build(how))
+    assert (kept["recipe"], kept["mode"]) == ("tiny", "lora")
+    assert kept["trainable_parameters"] == counted.trainable
+    assert kept["backbone_trainable_parameters"] == counted.backbone_trainable == 2 * 2 * 2 * 16 * 4
+    assert kept["head_parameters"] == counted.head
+    assert kept["total_parameters"] == counted.total
+    assert kept["clips"] == {"train": 4, "dev": 4}
+    assert [row["step"] for row in kept["history"]] == [2, 4]
+    assert kept["best"] == min(kept["history"], key=lambda row: row["dev_eer"])
+    assert "tiny: step 4 of 4" in caplog.text
+
+    # What was saved last is what is loaded, and it is as good as the figures say.
+    detector = run.load_run(out)
+    assert torch.equal(scores(detector), saved_scores[-1])
+
+    def score(windows):
+        from streamdet.window import score_windows
+
+        with torch.inference_mode():
+            return score_windows(windows, how.draft(), lambda audio: detector(torch.from_numpy(audio)).numpy())
+
+    trials = score_clips(data.read_manifest(manifest_csv, "dev"), how.draft(), score)
+    assert metrics.eer(*by_class(trials)) == kept["best"]["dev_eer"]
+
+
+def test_training_moves_adapters_and_leaves_the_backbone(tiny, manifest_csv, tmp_path):
+    out = train.train(tiny.recipe(train={"lr": 0.01}), tmp_path / "run", data=manifest_csv)
+    adapters = load_file(out / "adapter" / "adapter_model.safetensors")
+    assert len(adapters) == 2 * 2 * 2
+    assert all(values.any() for name, values in adapters.items() if "lora_B" in name)
+    start = load_file(out / "backbone" / "model.safetensors")
+    end = run.load_run(out).backbone.unload().state_dict()
+    assert start.keys() <= end.keys()
+    assert all(torch.equal(values, end[name]) for name, values in start.items())
+
+
+def test_full_mode_saves_the_backbone_that_it_trained(tiny, manifest_csv, tmp_path, saved_scores):
+    out = train.train(tiny.recipe(mode="full"), tmp_path / "run", data=manifest_csv)
+    assert names(out) == {"recipe.json", "backbone", "head.safetensors", "metrics.json", "checkpoint"}
+    assert found(out)["trainable_parameters"] == found(out)["total_parameters"]
+    assert torch.equal(scores(run.load_run(out)), saved_scores[-1])
+    assert not torch.equal(saved_scores[0], scores(model.build(tiny.recipe(mode="full"))))
+
+
+def test_it_learns_what_is_plain(tiny, manifest_csv, tmp_path):
+    """Two tones."""
+    how = tiny.recipe(
+        mode="full", train={"steps": 60, "batch": 8, "lr": 5e-3, "warmup": 5, "check_every": 30, "crop_s": [0.1]}
+    )
+    kept = found(train.train(how, tmp_path / "run", data=manifest_csv))
+    assert kept["best"]["dev_eer"] == 0
+    assert kept["history"][-1]["loss"] < 0.6
+
+
+def test_the_recipe_of_the_backbone_is_trained_first(tiny, manifest_csv, tmp_path, saved_scores):
+    first = tmp_path / "first.toml"
+    first.write_text(toml(tiny.tables(name="first", mode="full")))
+    how = tiny.recipe(backbone={"config": None, "recipe": str(first)})
+    out = train.train(how, tmp_path / "run", data=manifest_csv)
+    assert found(out / "first")["recipe"] == "first"
+    assert torch.equal(scores(run.load_run(out)), saved_scores[-1])
+    trained, frozen = run.load_run(out / "first").backbone, run.load_run(out).backbone.unload()
+    assert all(torch.equal(values, frozen.state_dict()[name]) for name, values in trained.state_dict().items())
+    assert run.load_recipe(out).backbone.source == str(out / "first" / "backbone")
+
+
+# -- resuming --------------------------------------------------------------------------------------------------------
+
+
+class Cut(Exception):
+    """The power goes."""
+
+
+@pytest.fixture
+def broken_run(tiny, manifest_csv, tmp_path, monkeypatch):
+    """A run that ended after its first checkpoint."""
+    checkpoint = train._checkpoint
+
+    def write_and_break(*args):
+        checkpoint(*args)
+        raise Cut
+
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        patch.setattr(train, "_checkpoint", write_and_break)
+        train.train(tiny.recipe(), tmp_path / "broken", data=manifest_csv)
+    assert not (tmp_path / "broken" / run.METRICS).exists()
+    return tmp_path / "broken"
+
+
+def test_a_resumed_run_ends_like_one_that_never_broke(tiny, manifest_csv, tmp_path, broken_run):
+    """Without dropout nothing is left to chance."""
+    train.train(tiny.recipe(), broken_run, data=manifest_csv, resume=True)
+    whole = train.train(tiny.recipe(), tmp_path / "whole", data=manifest_csv)
+    for out in (broken_run, whole):
+        assert [row["step"] for row in found(out)["history"]] == [2, 4]
+    assert found(broken_run)["history"][0] == found(whole)["history"][0]
+    assert found(broken_run)["best"]["dev_eer"] == found(whole)["best"]["dev_eer"]
+    assert torch.equal(scores(run.load_run(broken_run)), scores(run.load_run(whole)))
+    # The last step's weights, where those of the run are the best step's.
+    ends = [load_file(out / run.CHECKPOINT / "model.safetensors") for out in (broken_run, whole)]
+    assert all(torch.equal(values, ends[1][name]) for name, values in ends[0].items())
+
+
+def test_a_finished_run_resumes_to_itself(tiny, manifest_csv, tmp_path):
+    out = train.train(tiny.recipe(), tmp_path / "run", data=manifest_csv)
+    before = found(out)
+    train.train(tiny.recipe(), out, data=manifest_csv, resume=True)
+    assert found(out) == before
+
+
+def test_an_existing_run_is_not_overwritten(tiny, manifest_csv, broken_run):
+    before = (broken_run / run.RECIPE).read_bytes()
+    with pytest.raises(UsageError, match="expected a new folder, or --resume"):
+        train.train(tiny.recipe(seed=5), broken_run, data=manifest_csv)
+    assert (broken_run / run.RECIPE).read_bytes() == before
+
+
+def test_nothing_to_resume_is_said(tiny, manifest_csv, tmp_path):
+    with pytest.raises(DataError, match="the run had none yet, start anew"):
+        train.train(tiny.recipe(), tmp_path / "new", data=manifest_csv, resume=True)
+
+
+# -- what is refused -------------------------------------------------------------------------------------------------
+
+
+def test_data_must_be_named(tiny, tmp_path):
+    with pytest.raises(UsageError, match="--data"):
+        train.train(tiny.recipe(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_lines_data_go_before_the_recipes(tiny, manifest_csv, tmp_path):
+    how = tiny.recipe(data={"path": "nowhere.csv"})
+    with pytest.raises(MissingError, match=r"nowhere\.csv"):
+        train.train(how, tmp_path / "run")
+    train.train(how, tmp_path / "run", data=manifest_csv)
+
+
+def test_a_folder_that_is_no_run_is_refused(tiny, tmp_path):
+    with pytest.raises(MissingError, match="a folder that `streamdet train` wrote"):
+        run.load_run(tmp_path)
+    how = tiny.recipe()
+    run.begin(tmp_path / "begun", how, model.build(how.model_copy(update={"mode": "full"})))
+    with pytest.raises(MissingError, match="run head: .* expected the weights that a finished run has"):
+        run.load_run(tmp_path / "begun")
+
+
+def test_weights_of_another_head_are_refused(tiny, tmp_path):
+    how = tiny.recipe()
+    detector = model.build(how)
+    run.begin(tmp_path, how, detector)
+    run.save_weights(tmp_path, detector)
+    other = model.build(tiny.recipe(head={"hidden": 5}))
+    run.save_weights(tmp_path / "other", other)
+    (tmp_path / "other" / run.HEAD).rename(tmp_path / run.HEAD)
+    with pytest.raises(DataError, match=r"weights that fit recipe\.json"):
+        run.load_run(tmp_path)
+
+
+def test_the_learning_rate_rises_along_a_line_and_falls_along_a_cosine(tiny):
+    how = tiny.recipe(train={"steps": 110, "warmup": 10})
+    rates = [train._rate(step, how) for step in range(111)]
+    assert rates[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
+    assert rates[60] == pytest.approx(0.5)
+    assert rates[110] == pytest.approx(0)
+    assert max(rates) == rates[9] == 1
