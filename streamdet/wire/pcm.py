@@ -122,10 +122,10 @@ class PcmParser:
         if not _may_begin(self._buffer, RIFF, ended):
             return True
         head = _wav_head(self._buffer)
+        read_bytes = len(self._buffer) if head is None else head[1]
+        if read_bytes > WAV_HEAD_MAX_BYTES or (head is None and ended):
+            raise ProtocolError.of("WAV header bytes", read_bytes, f"a data chunk within {WAV_HEAD_MAX_BYTES}")
         if head is None:
-            if len(self._buffer) > WAV_HEAD_MAX_BYTES or ended:
-                expected = f"a data chunk within {WAV_HEAD_MAX_BYTES}"
-                raise ProtocolError.of("WAV header bytes", len(self._buffer), expected)
             return False
         self._form, size, length = head
         self._left = None if length in _ENDLESS else length
@@ -155,7 +155,7 @@ def _wav_head(data: bytearray) -> tuple[AudioFormat, int, int] | None:
                 raise ProtocolError("WAV header: data before fmt, expected fmt first")
             return form, at, length
         if kind == b"fmt ":
-            if len(data) < at + length and length <= WAV_HEAD_MAX_BYTES:
+            if len(data) < at + length:
                 return None
             form = _wav_format(bytes(data[at : at + length]))
         at += length + length % 2  # chunks begin at even bytes

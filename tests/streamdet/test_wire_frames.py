@@ -1,0 +1,146 @@
+"""Audio messages: what is built is read back, and whatever comes is a frame or one line that says what is wrong."""
+
+import json
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from streamdet.errors import ProtocolError
+from streamdet.records import ENCODINGS, MAX_CHANNELS, RATES_HZ, AudioFormat, Frame
+from streamdet.wire import frames
+
+GOOD = {"rate": 8000, "encoding": "mulaw"}
+
+names = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=32)
+formats = st.builds(AudioFormat, st.sampled_from(RATES_HZ), st.sampled_from(ENCODINGS), st.integers(1, MAX_CHANNELS))
+counts = st.none() | st.integers(0, frames.COUNT_MAX)
+seconds = st.none() | st.floats(0, 2**40)
+some_frames = st.builds(Frame, names, formats, st.binary(max_size=64), counts, counts, seconds, st.booleans())
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+values = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=4)
+headers = st.fixed_dictionaries(
+    {},
+    optional={
+        "rate": values | st.sampled_from(RATES_HZ),
+        "encoding": values | st.sampled_from(ENCODINGS),
+        "channels": values,
+        "seq": values,
+        "start": values,
+        "sent_at": values,
+        "event": values | st.just("end"),
+        "later": values,
+    },
+)
+
+
+def message(payload: bytes = b"\xff", stream: bytes = b"a", **fields: object) -> list[bytes]:
+    return [stream, json.dumps({**GOOD, **fields}).encode(), payload]
+
+
+def outcome(parts: list[bytes]) -> Frame | str:
+    """The frame, or the error's line; any other exception is a failure of the test."""
+    try:
+        return frames.parse(parts)
+    except ProtocolError as error:
+        return str(error)
+
+
+@given(some_frames)
+def test_a_built_message_reads_back_to_the_same_frame(frame):
+    assert frames.parse(frames.build(frame)) == frame
+
+
+@given(st.lists(st.binary(max_size=200), max_size=5))
+@example([b"a", b"[" * 1000, b""])
+@example([b"a", b'{"rate": 1e999}', b""])
+@example([b"\xff", b"{}", b""])
+def test_any_parts_give_a_frame_or_one_line(parts):
+    found = outcome(parts)
+    assert isinstance(found, Frame) or "\n" not in found
+    assert isinstance(frames.stream_of(parts), str | None)
+
+
+@given(names, headers, st.binary(max_size=16))
+@example("a", {**GOOD, "channels": True}, b"")
+@example("a", {**GOOD, "encoding": ["mulaw"]}, b"")
+@example("a", {**GOOD, "rate": 8000.0}, b"")
+def test_any_header_fields_give_a_frame_or_one_line_about_one_of_them(name, fields, payload):
+    header = json.dumps(fields).encode()
+    found = outcome([name.encode(), header, payload])
+    if isinstance(found, Frame):
+        again = frames.parse(frames.build(found))
+        assert again == found
+    else:
+        assert "\n" not in found
+        assert ", expected " in found
+        assert found.partition(": ")[0] in {*fields, "rate", "encoding", "header", "header bytes"}
+
+
+@pytest.mark.parametrize(
+    ("parts", "line"),
+    [
+        ([], "message parts: 0, expected 3: stream id, header, payload"),
+        ([b"a", b"{}"], "message parts: 2, expected 3: stream id, header, payload"),
+        ([*message(), b""], "message parts: 4, expected 3: stream id, header, payload"),
+        (message(stream=b""), "stream id bytes: 0, expected 1 to 128"),
+        (message(stream=b"x" * 129), "stream id bytes: 129, expected 1 to 128"),
+        (message(stream=b"a\xff"), "stream id: b'a\\xff', expected UTF-8"),
+        (message(stream=b"a b"), "stream id: 'a b', expected printable characters and no spaces"),
+        (message(stream=b"a\nb"), "stream id: 'a\\nb', expected printable characters and no spaces"),
+        (message(stream="a\u3000b".encode()), r"stream id: 'a\u3000b', expected printable characters and no spaces"),
+        ([b"a", b"{", b""], "header: b'{', expected a JSON object"),
+        ([b"a", b"", b""], "header: b'', expected a JSON object"),
+        ([b"a", b"[1]", b""], "header: [1], expected a JSON object"),
+        ([b"a", b'{"rate":"\xff"}', b""], 'header: b\'{"rate":"\\xff"}\', expected a JSON object'),
+        ([b"a", b" " * 1025, b""], "header bytes: 1025, expected at most 1024"),
+        (message(b"\0" * (2**18 + 1)), "payload bytes: 262145, expected at most 262144"),
+        (message(rate=8001), "rate: 8001, expected one of 8000, 11025, 12000, 16000"),
+        (message(rate=True), "rate: True, expected one of 8000"),
+        (message(rate="8000"), "rate: '8000', expected one of 8000"),
+        ([b"a", b'{"encoding":"mulaw"}', b""], "rate: None, expected one of 8000"),
+        ([b"a", b'{"rate":8000}', b""], "encoding: None, expected one of s16le, f32le, mulaw, alaw"),
+        (message(encoding="mp3"), "encoding: 'mp3', expected one of s16le, f32le, mulaw, alaw"),
+        (message(encoding={}), "encoding: {}, expected one of s16le"),
+        (message(channels=0), "channels: 0, expected an integer from 1 to 8"),
+        (message(channels=9), "channels: 9, expected an integer from 1 to 8"),
+        (message(channels=True), "channels: True, expected an integer from 1 to 8"),
+        (message(seq=-1), "seq: -1, expected an integer from 0 to 9007199254740992"),
+        (message(seq=1.0), "seq: 1.0, expected an integer from 0 to 9007199254740992"),
+        (message(start=2**53 + 1), "start: 9007199254740993, expected an integer from 0 to 9007199254740992"),
+        (message(start=False), "start: False, expected an integer from 0 to 9007199254740992"),
+        (message(sent_at=-1), "sent_at: -1, expected Unix time in seconds"),
+        (message(sent_at="now"), "sent_at: 'now', expected Unix time in seconds"),
+        (message(sent_at=True), "sent_at: True, expected Unix time in seconds"),
+        (message(sent_at=1e300), "sent_at: 1e+300, expected Unix time in seconds"),
+        (message(event="stop"), "event: 'stop', expected end"),
+        (message(event=1), "event: 1, expected end"),
+    ],
+)
+def test_a_bad_message_is_told_by_field_value_and_what_was_expected(parts, line):
+    found = outcome(parts)
+    assert isinstance(found, str)
+    assert found.startswith(line)
+
+
+def test_what_is_left_out_or_null_has_its_default():
+    plain = Frame("a", AudioFormat(8000, "mulaw", 1), b"\xff")
+    assert frames.parse(message()) == plain
+    assert frames.parse(message(seq=None, start=None, sent_at=None, event=None)) == plain
+
+
+def test_fields_of_a_later_version_are_ignored():
+    assert frames.parse(message(codec={"name": "opus"})) == frames.parse(message())
+
+
+def test_the_limits_themselves_are_allowed():
+    at_most = message(b"\0" * frames.PAYLOAD_MAX_BYTES, b"x" * frames.STREAM_MAX_BYTES, seq=frames.COUNT_MAX)
+    at_most[1] = at_most[1].ljust(frames.HEADER_MAX_BYTES)
+    assert frames.parse(at_most).seq == frames.COUNT_MAX
+
+
+def test_a_bad_message_is_laid_at_its_streams_door_where_that_can_be_read():
+    assert frames.stream_of([b"call", b"{", b""]) == "call"
+    assert frames.stream_of([b"call"]) == "call"
+    assert frames.stream_of([b"\xff", b"{", b""]) is None
+    assert frames.stream_of([]) is None
