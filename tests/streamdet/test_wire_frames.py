@@ -97,6 +97,7 @@ def test_any_header_fields_give_a_frame_or_one_line_about_one_of_them(name, fiel
         (message(b"\0" * (2**18 + 1)), "payload bytes: 262145, expected at most 262144"),
         (message(rate=8001), "rate: 8001, expected one of 8000, 11025, 12000, 16000"),
         (message(rate=True), "rate: True, expected one of 8000"),
+        (message(rate=8000.0), "rate: 8000.0, expected one of 8000"),
         (message(rate="8000"), "rate: '8000', expected one of 8000"),
         ([b"a", b'{"encoding":"mulaw"}', b""], "rate: None, expected one of 8000"),
         ([b"a", b'{"rate":8000}', b""], "encoding: None, expected one of s16le, f32le, mulaw, alaw"),
