@@ -188,6 +188,12 @@ def test_a_wav_file_that_is_cut_short_gives_what_there_is():
     assert read([wav(fmt(), chunk(b"data", AUDIO, 10_000))])[1] == AUDIO
 
 
+def test_a_whole_wav_file_in_one_read_opens_after_its_end_too():
+    parser = PcmParser(LISTENER)
+    parser.feed(WAV)
+    assert parser.opening(ended=True) == Opening(None, LISTENER)
+
+
 def test_half_a_sample_at_a_wav_datas_end_is_dropped():
     assert read([wav(fmt(), chunk(b"data", AUDIO[:7]))])[1] == AUDIO[:6]
 
@@ -249,6 +255,7 @@ def test_a_second_greeting_is_audio():
     line = greeting(stream="b", x=1)
     line = line if len(line) % 2 == 0 else greeting(stream="bb", x=1)
     assert read([greeting(stream="a") + line]) == (Opening("a", LISTENER), line)
+    assert read([greeting(stream="a"), line]) == (Opening("a", LISTENER), line)
 
 
 @pytest.mark.parametrize(

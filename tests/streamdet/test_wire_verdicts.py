@@ -93,6 +93,7 @@ def test_fields_of_a_later_version_are_ignored():
         ([b"x", b"{}"], "topic: b'x', expected v.<stream>.<channel>, e.<stream> or hb"),
         ([b"v.a.0", b"{"], "message: b'{', expected the JSON of Verdict"),
         ([b"e.a", b"{}"], "message: b'{}', expected the JSON of Event"),
+        ([b"hb", b'{"epoch":"\xff"}'], "message: "),
         ([b"hb", b"\xff"], r"message: b'\xff', expected the JSON of Heartbeat"),
     ],
 )
