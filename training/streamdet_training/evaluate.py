@@ -81,7 +81,12 @@ def evaluate(scored: Sequence[Scored], unscored: Iterable[str] = ()) -> Evaluati
 def of_trials(trials: Sequence[Trial]) -> Evaluation:
     """Evaluate what `score_with_bundle` gave."""
     unscored = [trial.clip.path.name for trial in trials if not trial.llrs]
-    return evaluate([Scored(trial.clip, trial.llr) for trial in trials], unscored)
+    found = evaluate([Scored(trial.clip, trial.llr) for trial in trials], unscored)
+    if unscored:
+        # What the model can do, beside what the gate leaves of it.
+        heard = [Scored(trial.clip, trial.llr) for trial in trials if trial.llrs]
+        found.rows.insert(1, msgspec.structs.replace(evaluate(heard).rows[0], name="with enough speech"))
+    return found
 
 
 def table(evaluation: Evaluation) -> Table:

@@ -4,7 +4,7 @@ Shapes: B windows of T samples, F feature frames of width D.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import torch
@@ -13,7 +13,10 @@ from torch import nn
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from streamdet.errors import ConfigError, MissingError
-from streamdet_training.recipe import Backbone, Head, Recipe
+from streamdet_training.recipe import Augment, Backbone, Head, Recipe
+
+# In feature frames (0.2 s) and in channels; wav2vec2's own pre-training masks spans of 10 frames.
+MASK_SPAN: Final = 10
 
 # Dropout of the network is the recipe's matter, augmentation that of our own code.
 _QUIET = {"apply_spec_augment": False, "layerdrop": 0.0}
@@ -99,9 +102,17 @@ def count(detector: Detector) -> Parameters:
 def build(recipe: Recipe) -> Detector:
     """Make the detector that a recipe begins with; its `backbone.recipe` must have become a `source` by now."""
     backbone: Any = load_backbone(recipe.backbone)
+    _mask(backbone.config, recipe.augment)
     if recipe.mode == "lora":
         backbone = add_lora(backbone, recipe)
     return Detector(backbone, recipe.head, normalise=recipe.window.normalise)
+
+
+def _mask(config: Wav2Vec2Config, how: Augment) -> None:
+    """Set wav2vec2's own SpecAugment; it acts in training mode alone."""
+    config.apply_spec_augment = how.mask_frames > 0 or how.mask_features > 0
+    config.mask_time_prob, config.mask_time_length = how.mask_frames, MASK_SPAN
+    config.mask_feature_prob, config.mask_feature_length = how.mask_features, MASK_SPAN
 
 
 def load_backbone(origin: Backbone) -> Wav2Vec2Model:

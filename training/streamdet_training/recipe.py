@@ -100,6 +100,10 @@ class Augment(Section):
     """Its signal to noise ratio (dB)."""
     g711: Share = 0.0
     """Share of clips that pass through a telephone line: 8 kHz, mu-law or A-law."""
+    mask_frames: Share = 0.0
+    """Share of feature frames that are masked in spans of 10, inside the network (SpecAugment)."""
+    mask_features: Share = 0.0
+    """Share of feature channels that are masked in spans of 10."""
 
 
 class Train(Section):
@@ -119,6 +123,8 @@ class Train(Section):
     """Targets are this far from 0 and 1, halved."""
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
     """Gradients longer than this are shortened to it."""
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of the weights' moving average a step; 0 keeps the last weights instead."""
     crop_s: tuple[Annotated[float, Field(gt=0)], ...] = (1.0, 2.0, 3.0, 4.0)
     """A batch takes one of these lengths (s), so that short windows are known too."""
     precision: Literal["no", "bf16", "fp16"] = "no"

@@ -7,7 +7,6 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from streamdet.errors import DataError, UsageError
 from streamdet.records import Score, Window
 from streamdet.window import score_windows
 from streamdet_training import metrics, model, recipe, run
+from streamdet_training.average import Average
 from streamdet_training.batches import Batches
 from streamdet_training.data import FORMATS, Clip
 from streamdet_training.model import Detector
@@ -68,9 +68,11 @@ def train(how: Recipe, out: Path, *, data: Path | None = None, resume: bool = Fa
     optimiser = torch.optim.AdamW(trained, lr=how.train.lr, weight_decay=how.train.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, how))
     wrapped, optimiser = accelerator.prepare(detector, optimiser)
+    average = Average(trained, how.train.average)
+    accelerator.register_for_checkpointing(average, schedule)
     progress = _Progress(how, accelerator.is_main_process)
     history: list[dict[str, float]] = []
-    first = _restore(accelerator, schedule, out, history) if resume else 0
+    first = _restore(accelerator, out, history) if resume else 0
 
     # Train.
     began_s, heard_s = time.monotonic(), 0.0
@@ -85,19 +87,21 @@ def train(how: Recipe, out: Path, *, data: Path | None = None, resume: bool = Fa
         accelerator.clip_grad_norm_(trained, how.train.clip_norm)
         optimiser.step()
         schedule.step()
+        average.update()
         heard_s += audio.numel() / how.window.rate_hz * accelerator.num_processes
         progress.step(step, loss.item(), heard_s / (time.monotonic() - began_s))
 
         # Now and then: how good is it on speakers and systems that it has not met?
         if step % how.train.check_every == 0 or step == how.train.steps:
             if accelerator.is_main_process:
-                dev_eer = _dev_eer(detector, clips["dev"], how, accelerator)
-                history.append({"step": step, "loss": progress.loss, "dev_eer": dev_eer})
+                with average.in_place():
+                    dev_eer = _dev_eer(detector, clips["dev"], how, accelerator)
+                    history.append({"step": step, "loss": progress.loss, "dev_eer": dev_eer})
+                    if dev_eer <= min(row["dev_eer"] for row in history):
+                        run.save_weights(out, detector)
                 progress.checked(history)
-                if dev_eer <= min(row["dev_eer"] for row in history):
-                    run.save_weights(out, detector)
             accelerator.wait_for_everyone()
-            _checkpoint(accelerator, schedule, out, history)
+            _checkpoint(accelerator, out, history)
             wrapped.train()
 
     progress.close()
@@ -136,7 +140,7 @@ def _batches(
 
 
 def _dev_eer(detector: Detector, clips: list[Clip], how: Recipe, accelerator: Accelerator) -> float:
-    """EER of the clips by the daemon's own path, with the detector as it stands."""
+    """EER by the daemon's own path of the clips with enough speech to score: raw scores know no neutral value."""
     manifest = how.draft()
 
     def run_detector(audio: Samples) -> Samples:
@@ -148,23 +152,23 @@ def _dev_eer(detector: Detector, clips: list[Clip], how: Recipe, accelerator: Ac
         return score_windows(windows, manifest, run_detector)
 
     detector.eval()
-    return metrics.eer(*by_class(score_clips(clips, manifest, score)))
+    return metrics.eer(*by_class(trial for trial in score_clips(clips, manifest, score) if trial.llrs))
 
 
 # -- checkpoints -----------------------------------------------------------------------------------------------------
 
 
-def _checkpoint(accelerator: Accelerator, schedule: Any, out: Path, history: list[dict[str, float]]) -> None:
+def _checkpoint(accelerator: Accelerator, out: Path, history: list[dict[str, float]]) -> None:
     """Write all that a resumed run needs; the older one goes only when the new one is whole."""
     new, kept = out / f"{run.CHECKPOINT}.new", out / run.CHECKPOINT
     accelerator.save_state(str(new))
     if accelerator.is_main_process:
-        (new / "progress.json").write_text(json.dumps({"history": history, "schedule": schedule.state_dict()}))
+        (new / "progress.json").write_text(json.dumps(history))
         shutil.rmtree(kept, ignore_errors=True)
         new.rename(kept)
 
 
-def _restore(accelerator: Accelerator, schedule: Any, out: Path, history: list[dict[str, float]]) -> int:
+def _restore(accelerator: Accelerator, out: Path, history: list[dict[str, float]]) -> int:
     """Load the checkpoint; returns the steps that are done."""
     kept = out / run.CHECKPOINT
     if not (kept / "progress.json").is_file():
@@ -172,9 +176,7 @@ def _restore(accelerator: Accelerator, schedule: Any, out: Path, history: list[d
             "checkpoint", str(kept), "one that `streamdet train` wrote; the run had none yet, start anew"
         )
     accelerator.load_state(str(kept))
-    progress = json.loads((kept / "progress.json").read_text())
-    schedule.load_state_dict(progress["schedule"])
-    history.extend(progress["history"])
+    history.extend(json.loads((kept / "progress.json").read_text()))
     return int(history[-1]["step"])
 
 
