@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -61,11 +62,12 @@ class Board:
         elif record.type == "close":
             self._close(record, now_s)
 
-    def render(self, now_s: float, height: int = 40) -> Table:
+    def render(self, now_s: float, height: int = 40) -> Group:
         """Draw at most `height` lines."""
         self._sweep(now_s)
-        table = Table(box=None, header_style="bold", pad_edge=False, title=self._headline(now_s), title_justify="left")
-        for column in ("call", "state", "P(spoof)", f"last {TREND} s  ▁ bona fide  spoof █"):
+        table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+        table.add_column("call")  # the only column that gives way where the terminal is narrow
+        for column in ("state", "P(spoof)", "▁ bona fide  spoof █"):
             table.add_column(column, no_wrap=True)
         for column in ("speech", "of", "lag", "skips"):
             table.add_column(column, justify="right", no_wrap=True)
@@ -73,9 +75,8 @@ class Board:
         room = max(1, height - 3)
         for (stream, channel), row in rows[:room]:
             table.add_row(*self._cells(stream, channel, row, now_s), style=None if row.closed_at_s is None else "dim")
-        if len(rows) > room:
-            table.add_row(f"… and {len(rows) - room} more")
-        return table
+        more = [Text(f"… and {len(rows) - room} more")] if len(rows) > room else []
+        return Group(self._headline(now_s), table, *more)
 
     def _verdict(self, verdict: Verdict, now_s: float) -> None:
         key = verdict.stream, verdict.channel
@@ -97,17 +98,18 @@ class Board:
                 del self._rows[key]
 
     def _headline(self, now_s: float) -> Text:
+        line = Text(no_wrap=True, overflow="ellipsis")
         beat = self._beat
         if self._heard_at_s is None:
-            return Text("waiting for a daemon …", style="yellow")
-        if now_s - self._heard_at_s > 3:
-            return Text(f"nothing heard for {now_s - self._heard_at_s:.0f} s, still trying …", style="yellow")
-        if beat is None:
-            return Text("")
-        lag = "–" if beat.lag_ms_p99 is None else f"{beat.lag_ms_p99:.0f} ms"
-        line = Text(f"{beat.streams} calls, {beat.tracks} tracks, {beat.windows} windows, lag p99 {lag}", style="bold")
-        if beat.overload:
-            line.append(f"   behind: {beat.skipped} windows skipped", style="bold red")
+            line.append("waiting for a daemon …", style="yellow")
+        elif now_s - self._heard_at_s > 3:
+            line.append(f"nothing heard for {now_s - self._heard_at_s:.0f} s, still trying …", style="yellow")
+        elif beat is not None:
+            lag = "–" if beat.lag_ms_p99 is None else f"{beat.lag_ms_p99:.0f} ms"
+            counts = f"{beat.streams} calls, {beat.tracks} tracks, {beat.windows} windows, lag p99 {lag}"
+            line.append(counts, style="bold")
+            if beat.overload:
+                line.append(f"   behind: {beat.skipped} windows skipped", style="bold red")
         return line
 
     @staticmethod
@@ -116,7 +118,8 @@ class Board:
         colour = COLOURS[verdict.state]
         is_new = row.alarm_at_s is not None and now_s - row.alarm_at_s < NEW_ALARM_S
         state = Text(f" {verdict.state} ", style=f"bold reverse {colour}" if is_new else colour)
-        yield f"{stream}/{channel}" + ("" if row.closed_at_s is None else " (ended)")
+        ended = "" if row.closed_at_s is None else " (ended)"
+        yield Text(f"{stream}/{channel}{ended}", no_wrap=True, overflow="ellipsis")  # a str would be read as markup
         yield state
         yield Text("–" if verdict.p_spoof is None else f"{verdict.p_spoof:.2f}", style=colour)
         yield Text(sparkline(row.trend).rjust(TREND), style=colour)
