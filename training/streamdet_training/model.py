@@ -3,6 +3,7 @@
 Shapes: B windows of T samples, F feature frames of width D.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -101,21 +102,29 @@ def count(detector: Detector) -> Parameters:
 
 def build(recipe: Recipe) -> Detector:
     """Make the detector that a recipe begins with; its `backbone.recipe` must have become a `source` by now."""
-    backbone: Any = load_backbone(recipe.backbone)
-    _mask(backbone.config, recipe.augment)
+    backbone: Any = load_backbone(recipe.backbone, _masks(recipe.augment))
     if recipe.mode == "lora":
         backbone = add_lora(backbone, recipe)
     return Detector(backbone, recipe.head, normalise=recipe.window.normalise)
 
 
-def _mask(config: Wav2Vec2Config, how: Augment) -> None:
-    """Set wav2vec2's own SpecAugment; it acts in training mode alone."""
-    config.apply_spec_augment = how.mask_frames > 0 or how.mask_features > 0
-    config.mask_time_prob, config.mask_time_length = how.mask_frames, MASK_SPAN
-    config.mask_feature_prob, config.mask_feature_length = how.mask_features, MASK_SPAN
+def _masks(how: Augment) -> dict[str, Any]:
+    """Return the fields of Wav2Vec2Config for its own SpecAugment, which acts in training mode alone.
+
+    Where nothing is masked the probabilities stay as they are: on them hangs whether there is a `masked_spec_embed`.
+    """
+    if not how.mask_frames and not how.mask_features:
+        return {}
+    return {
+        "apply_spec_augment": True,
+        "mask_time_prob": how.mask_frames,
+        "mask_time_length": MASK_SPAN,
+        "mask_feature_prob": how.mask_features,
+        "mask_feature_length": MASK_SPAN,
+    }
 
 
-def load_backbone(origin: Backbone) -> Wav2Vec2Model:
+def load_backbone(origin: Backbone, masks: Mapping[str, Any] | None = None) -> Wav2Vec2Model:
     """Load a wav2vec2 from the hub, from a folder, or from a config alone with random weights.
 
     Raises:
@@ -123,8 +132,8 @@ def load_backbone(origin: Backbone) -> Wav2Vec2Model:
         ConfigError: `config` holds what is no field of Wav2Vec2Config.
     """
     if origin.source is None:
-        return Wav2Vec2Model(_config(origin))
-    changes: dict[str, Any] = dict(_QUIET)
+        return Wav2Vec2Model(_config(origin, masks or {}))
+    changes: dict[str, Any] = {**_QUIET, **(masks or {})}
     if origin.layers:
         changes["num_hidden_layers"] = origin.layers
     try:
@@ -164,7 +173,7 @@ def merge(detector: Detector) -> Detector:
     return detector.eval()
 
 
-def _config(origin: Backbone) -> Wav2Vec2Config:
+def _config(origin: Backbone, masks: Mapping[str, Any]) -> Wav2Vec2Config:
     fields = dict(origin.config or {})
     known = Wav2Vec2Config().to_dict()
     for field in fields:
@@ -172,7 +181,7 @@ def _config(origin: Backbone) -> Wav2Vec2Config:
             raise ConfigError.of("backbone.config", field, "a field of transformers' Wav2Vec2Config")
     if origin.layers:
         fields["num_hidden_layers"] = origin.layers
-    return Wav2Vec2Config(**{**fields, **_QUIET})
+    return Wav2Vec2Config(**{**fields, **_QUIET, **masks})
 
 
 def _first_line(error: Exception) -> str:
