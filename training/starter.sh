@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Rebuilds the bundle inside the package: backbone, LoRA, merge, export, calibration, figures.
+#
+#   training/starter.sh MANIFEST.csv [RUN]       RUN (default runs/starter) resumes where it stood
+#
+# Needs an environment with streamdet[export]; under two hours on two cores.
+set -euo pipefail
+manifest=$(realpath "$1")
+run=${2:-runs/starter}
+starter=$(realpath "$(dirname "$0")/../streamdet/starter")
+
+# A run that has begun has a recipe; its backbone, trained first, resumes by itself.
+if [[ ! -f $run/metrics.json ]]; then
+    resume=()
+    [[ -f $run/recipe.json ]] && resume=(--resume)
+    streamdet train starter.toml --data "$manifest" --out "$run" "${resume[@]}"
+fi
+new=$(mktemp -d)
+trap 'rm -rf "$new"' EXIT
+streamdet export "$run" --data "$manifest" --out "$new"
+mv "$new"/model.onnx "$new"/manifest.json "$starter"
+for split in dev test; do
+    echo "$split"
+    streamdet evaluate "$starter" --manifest "$manifest" --split "$split"
+done
