@@ -123,6 +123,16 @@ def test_a_loaded_backbone_drops_no_layers_and_masks_nothing(saved):
         assert torch.equal(loaded(AUDIO).last_hidden_state, loaded(AUDIO).last_hidden_state)
 
 
+@pytest.mark.parametrize("share", ["mask_frames", "mask_features"])
+def test_masks_act_in_training_alone(tiny, share):
+    detector = model.build(tiny.recipe(augment={share: 0.3}))
+    assert torch.equal(scores(detector), scores(detector))
+    detector.train()
+    with torch.no_grad():
+        drawn = [detector(AUDIO) for _ in range(20)]  # a draw may leave all as it is
+    assert not all(torch.equal(drawn[0], other) for other in drawn)
+
+
 def test_layers_are_kept_from_below(saved):
     backbone, folder = saved
     (kept,) = model.load_backbone(Backbone(source=folder, layers=1)).encoder.layers

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from streamdet.errors import DataError, MissingError, UsageError
+from streamdet.window import score_windows
 from streamdet_training import data, metrics, model, run, train
 from streamdet_training.scores import by_class, score_clips
 
@@ -77,8 +78,6 @@ def test_a_run_leaves_its_folder(tiny, manifest_csv, tmp_path, saved_scores, cap
     assert torch.equal(scores(detector), saved_scores[-1])
 
     def score(windows):
-        from streamdet.window import score_windows
-
         with torch.inference_mode():
             return score_windows(windows, how.draft(), lambda audio: detector(torch.from_numpy(audio)).numpy())
 
@@ -93,6 +92,7 @@ def test_training_moves_adapters_and_leaves_the_backbone(tiny, manifest_csv, tmp
     assert all(values.any() for name, values in adapters.items() if "lora_B" in name)
     start = load_file(out / "backbone" / "model.safetensors")
     end = run.load_run(out).backbone.unload().state_dict()
+    start.pop("masked_spec_embed", None)  # of no use where nothing is masked
     assert start.keys() <= end.keys()
     assert all(torch.equal(values, end[name]) for name, values in start.items())
 
@@ -130,45 +130,67 @@ def test_the_recipe_of_the_backbone_is_trained_first(tiny, manifest_csv, tmp_pat
 # -- resuming --------------------------------------------------------------------------------------------------------
 
 
-class Cut(Exception):
-    """The power goes."""
+class PowerCutError(Exception):
+    """What no run expects."""
 
 
 @pytest.fixture
-def broken_run(tiny, manifest_csv, tmp_path, monkeypatch):
+def how(tiny):
+    """With all that a checkpoint has to keep: averages, and masks from numpy's global state."""
+    return tiny.recipe(train={"average": 0.5, "lr": 0.01}, augment={"mask_frames": 0.3, "noise": 0.5})
+
+
+@pytest.fixture
+def broken_run(how, manifest_csv, tmp_path, monkeypatch):
     """A run that ended after its first checkpoint."""
     checkpoint = train._checkpoint
 
     def write_and_break(*args):
         checkpoint(*args)
-        raise Cut
+        raise PowerCutError
 
-    with monkeypatch.context() as patch, pytest.raises(Cut):
+    with monkeypatch.context() as patch:
         patch.setattr(train, "_checkpoint", write_and_break)
-        train.train(tiny.recipe(), tmp_path / "broken", data=manifest_csv)
+        with pytest.raises(PowerCutError):
+            train.train(how, tmp_path / "broken", data=manifest_csv)
     assert not (tmp_path / "broken" / run.METRICS).exists()
     return tmp_path / "broken"
 
 
-def test_a_resumed_run_ends_like_one_that_never_broke(tiny, manifest_csv, tmp_path, broken_run):
+def test_a_resumed_run_ends_like_one_that_never_broke(how, manifest_csv, tmp_path, broken_run):
     """Without dropout nothing is left to chance."""
-    train.train(tiny.recipe(), broken_run, data=manifest_csv, resume=True)
-    whole = train.train(tiny.recipe(), tmp_path / "whole", data=manifest_csv)
+    train.train(how, broken_run, data=manifest_csv, resume=True)
+    whole = train.train(how, tmp_path / "whole", data=manifest_csv)
     for out in (broken_run, whole):
         assert [row["step"] for row in found(out)["history"]] == [2, 4]
     assert found(broken_run)["history"][0] == found(whole)["history"][0]
     assert found(broken_run)["best"]["dev_eer"] == found(whole)["best"]["dev_eer"]
     assert torch.equal(scores(run.load_run(broken_run)), scores(run.load_run(whole)))
-    # The last step's weights, where those of the run are the best step's.
+    # The last step's weights; those of the run are averages, and the best step's.
     ends = [load_file(out / run.CHECKPOINT / "model.safetensors") for out in (broken_run, whole)]
     assert all(torch.equal(values, ends[1][name]) for name, values in ends[0].items())
 
 
-def test_a_finished_run_resumes_to_itself(tiny, manifest_csv, tmp_path):
-    out = train.train(tiny.recipe(), tmp_path / "run", data=manifest_csv)
+def test_a_finished_run_resumes_to_itself(how, manifest_csv, tmp_path):
+    out = train.train(how, tmp_path / "run", data=manifest_csv)
     before = found(out)
-    train.train(tiny.recipe(), out, data=manifest_csv, resume=True)
+    train.train(how, out, data=manifest_csv, resume=True)
     assert found(out) == before
+
+
+def test_an_average_is_what_is_saved(tiny, manifest_csv, tmp_path, saved_scores):
+    """After one step the decay is 1/11, whatever the recipe says: what is saved is not quite the last step."""
+    outs = [
+        train.train(
+            tiny.recipe(train={"steps": 1, "lr": 0.01, "average": average}), tmp_path / str(average), data=manifest_csv
+        )
+        for average in (0.0, 0.9)
+    ]
+    last, mean = (load_file(out / run.HEAD)["linear.bias"] for out in outs)
+    step = load_file(outs[1] / run.CHECKPOINT / "model.safetensors")["head.linear.bias"]
+    assert torch.equal(last, step)
+    assert 0 < (last - mean).abs().item() == pytest.approx(0.01 / 11, rel=1e-2)  # Adam's first step is lr long
+    assert torch.equal(scores(run.load_run(outs[1])), saved_scores[1])
 
 
 def test_an_existing_run_is_not_overwritten(tiny, manifest_csv, broken_run):
@@ -204,7 +226,7 @@ def test_a_folder_that_is_no_run_is_refused(tiny, tmp_path):
         run.load_run(tmp_path)
     how = tiny.recipe()
     run.begin(tmp_path / "begun", how, model.build(how.model_copy(update={"mode": "full"})))
-    with pytest.raises(MissingError, match="run head: .* expected the weights that a finished run has"):
+    with pytest.raises(MissingError, match=r"run head: .* expected the weights that a finished run has"):
         run.load_run(tmp_path / "begun")
 
 
