@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -57,7 +57,9 @@ def train(how: Recipe, out: Path, *, data: Path | None = None, resume: bool = Fa
     how = _with_backbone(how, out, where)
 
     # Set everything up. accelerate finds the devices; each process takes every n-th batch.
-    accelerator = Accelerator(mixed_precision=how.train.precision)
+    # Where nothing is masked, a backbone trained in full has a mask embedding that no gradient reaches.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=how.mode == "full")
+    accelerator = Accelerator(mixed_precision=how.train.precision, kwargs_handlers=[unused])
     set_seed(how.seed)
     detector = model.build(how)
     parameters = model.count(detector)
