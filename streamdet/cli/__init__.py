@@ -7,7 +7,7 @@ imports happen only when they are called.
 import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
-from typing import Final
+from typing import Final, cast
 
 import typer
 
@@ -25,8 +25,8 @@ COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "status": status.status,
     "version": version.version,
 }
-# What the exit codes of the command line library mean in ours.
-EXIT_CODES: Final = {1: 130, 2: UsageError.exit_code}
+# What the command line library raises for every misuse; it has a public name for this leaf only.
+Misuse: Final = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
 
 
 def application() -> typer.Typer:
@@ -43,22 +43,31 @@ def application() -> typer.Typer:
 def main() -> None:
     """Run one command; every error that is somebody's fault becomes one line and an exit code."""
     try:
-        application()()
+        sys.exit(application()(standalone_mode=False))
     except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 0
-        sys.exit(EXIT_CODES.get(code, code))
+        # `streamdet tail | head`: the reader has had enough, and that is no error; the libraries make it one.
+        sys.exit(0 if isinstance(end.__context__, BrokenPipeError) else end.code)
+    except Misuse as error:
+        _misused(error)
     except StreamdetError as error:
         _fail(error)
     except ModuleNotFoundError as error:
         _fail(_missing_extra(error))
-    except BrokenPipeError:
-        sys.stderr.close()  # `streamdet tail | head`: the reader has had enough, and that is no error
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
 
 
 def _streamdet() -> None:
     """Hears, live, whether a voice on a call is synthetic."""
+
+
+def _misused(error: typer.BadParameter) -> None:
+    text = error.format_message()
+    if "\n" in text:  # no command at all: this is the help
+        typer.echo(text, err=True)
+        sys.exit(UsageError.exit_code)
+    path = error.ctx.command_path if error.ctx else "streamdet"
+    _fail(UsageError(f"{text.removesuffix('.')}; see {path} --help"))
 
 
 def _missing_extra(error: ModuleNotFoundError) -> StreamdetError:

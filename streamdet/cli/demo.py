@@ -15,10 +15,10 @@ from rich.text import Text
 
 from streamdet import bundle, config
 from streamdet.cli.board import COLOURS, Board, line
-from streamdet.cli.send import play
+from streamdet.cli.send import play, recorded
 from streamdet.cli.tail import records, subscribed, watch
 from streamdet.errors import UnreachableError
-from streamdet.records import Event, Verdict
+from streamdet.records import AudioFormat, Event, Verdict
 from streamdet.wire.verdicts import Record
 
 # A demo is watched to its end; what is longer is cut.
@@ -33,10 +33,11 @@ def demo(files: Files = None) -> None:
     """Start a daemon with the bundled starter, play a few calls in real time, and sum up."""
     played = files or sorted(bundle.starter_path().glob("*.flac"))
     names = {f"{number}-{path.stem.replace(' ', '_')[:40]}": path for number, path in enumerate(played, 1)}
+    recordings = {name: recorded(path, None) for name, path in names.items()}  # a bad one is told of at once
     heard: list[Record] = []
     with _daemon() as addresses, subscribed(addresses["verdicts"], [""]) as socket:
         time.sleep(0.3)  # a subscription travels; without it the first event would be missed
-        calls = threading.Thread(target=lambda: asyncio.run(_play(names, addresses["audio"])), daemon=True)
+        calls = threading.Thread(target=lambda: asyncio.run(_play(recordings, addresses["audio"])), daemon=True)
         calls.start()
         ended = _until_closed(_kept(records(socket), heard), len(names))
         if sys.stdout.isatty():
@@ -82,16 +83,16 @@ def _daemon() -> Iterator[dict[str, str]]:
         loop.close()
 
 
-async def _play(names: dict[str, Path], address: str) -> None:
+async def _play(recordings: dict[str, tuple[AudioFormat, bytes]], address: str) -> None:
     """Play all recordings at once, a second and a half apart."""
 
-    async def later(delay_s: float, name: str, path: Path) -> None:
+    async def later(delay_s: float, name: str, form: AudioFormat, data: bytes) -> None:
         await asyncio.sleep(delay_s)
-        await play(path, name, address, most_s=MOST_S)
+        await play(form, data[: round(MOST_S * form.rate_hz) * form.block_bytes], name, address)
 
     async with asyncio.TaskGroup() as tasks:
-        for number, (name, path) in enumerate(names.items()):
-            tasks.create_task(later(1.5 * number, name, path))
+        for number, (name, (form, data)) in enumerate(recordings.items()):
+            tasks.create_task(later(1.5 * number, name, form, data))
 
 
 def _kept(found: Iterator[Record | None], heard: list[Record]) -> Iterator[Record | None]:
@@ -122,5 +123,7 @@ def _sum_up(names: dict[str, Path], heard: list[Record]) -> None:
             last = [verdict for verdict in mine if verdict.channel == channel][-1]
             p_spoof = "–" if last.p_spoof is None else f"{last.p_spoof:.2f}"
             text = f"{path.name}, channel {channel}: {last.state}, P(spoof) {p_spoof} after {last.end_s:.0f} s"
-            console.print(Text(text, style=COLOURS[last.state]))
-    console.print("The bundled model is a starter: it shows that the line works, it does not protect anybody.")
+            console.print(Text(text, style=COLOURS[last.state]), soft_wrap=True)
+    console.print(
+        "The bundled model is a starter: it shows that the line works, it does not protect anybody.", soft_wrap=True
+    )

@@ -48,15 +48,18 @@ def score(
 
 
 def _show(console: Console, file: Path, verdicts: Sequence[Verdict], close: Event | Verdict) -> None:
+    def say(text: Text) -> None:
+        console.print(text, soft_wrap=True)  # whoever reads the pipe wants whole lines
+
     channels = sorted({verdict.channel for verdict in verdicts})
     for channel in channels:
-        console.print(Text(str(file) + (f", channel {channel}" if len(channels) > 1 else ""), style="bold"))
+        say(Text(str(file) + (f", channel {channel}" if len(channels) > 1 else ""), style="bold"))
         mine = [verdict for verdict in verdicts if verdict.channel == channel]
         for verdict in mine:
-            console.print(_line(verdict))
-        console.print(_summary(mine))
+            say(_line(verdict))
+        say(_summary(mine))
     if not channels and isinstance(close, Event):
-        console.print(f"{file}: too short to say anything ({close.detail['seconds']:.2f} s)")
+        say(Text(f"{file}: too short to say anything ({close.detail['seconds']:.2f} s)"))
 
 
 def _line(verdict: Verdict) -> Text:

@@ -69,10 +69,8 @@ def send(
         raise group.exceptions[0] from None  # of many calls that fail alike, one line says it
 
 
-async def play(path: Path, name: str, address: str, *, form: AudioFormat | None = None, most_s: float = 3600) -> None:
+async def play(form: AudioFormat, data: bytes, name: str, address: str) -> None:
     """Play a recording over ZeroMQ in real time, for `demo`."""
-    form, data = recorded(path, form)
-    data = data[: round(most_s * form.rate_hz) * form.block_bytes]
     with _push(address) as push:
         await _pace(_cut(data, form), [ZmqSink(push, name, form)], 1.0, 0.0)
 

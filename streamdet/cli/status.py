@@ -7,6 +7,7 @@ import typer
 import zmq
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from streamdet.cli.options import AsJson, ConfigFile, Settings, read_config
 from streamdet.errors import StreamdetError, UnreachableError
@@ -66,7 +67,7 @@ def _table(tracks: list[dict[str, Any]]) -> Table:
     for track in tracks:
         p_spoof, lag_ms = track["p_spoof"], track["lag_ms"]
         table.add_row(
-            track["stream"],
+            Text(track["stream"]),  # a str would be read as markup
             str(track["channel"]),
             track["state"] + (" (paused)" if track["paused"] else ""),
             "–" if p_spoof is None else f"{p_spoof:.3f}",
