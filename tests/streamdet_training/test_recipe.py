@@ -1,7 +1,12 @@
 """Recipes: what is taken, what is refused and with which words."""
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 
+from streamdet.config import Section
 from streamdet.errors import ConfigError, MissingError
 from streamdet_training import recipe
 
@@ -70,3 +75,47 @@ def test_a_missing_recipe_lists_the_shipped_ones(name):
     with pytest.raises(MissingError) as caught:
         recipe.load(name)
     assert all(shipped in str(caught.value) for shipped in NAMES)
+
+
+# -- docs ------------------------------------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[2] / "docs" / "training.md"
+
+
+def keys(section=recipe.Recipe, prefix=""):
+    """Every key with its field, tables' keys after a dot."""
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from keys(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name, field
+
+
+def row(name, field):
+    default = list(field.default) if isinstance(field.default, tuple) else field.default
+    shown = "required" if field.is_required() else "not set" if default is None else f"`{json.dumps(default)}`"
+    return f"| `{name}` | {shown} | {field.description} |"
+
+
+def missing_rows(text):
+    return [row(*key) for key in keys() if row(*key) not in text.splitlines()]
+
+
+def test_every_key_has_its_row_with_default_and_meaning():
+    assert missing_rows(PAGE.read_text("utf-8")) == []
+
+
+def test_no_row_is_left_of_a_key_that_went_away():
+    text = PAGE.read_text("utf-8").partition("## Recipes")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)) == {name for name, _ in keys()}
+
+
+def test_a_missing_or_stale_row_is_noticed():
+    text = PAGE.read_text("utf-8")
+    assert missing_rows(text.replace("| `train.steps` |", "| `train.updates` |"))
+    assert missing_rows(text.replace("| `train.steps` | `1000` |", "| `train.steps` | `2000` |"))
+    assert missing_rows(text.replace("Updates of the weights.", "Steps."))
+
+
+def test_each_key_is_explained():
+    assert [name for name, field in keys() if not field.description] == []

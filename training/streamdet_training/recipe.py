@@ -15,7 +15,7 @@ from streamdet.config import Section
 from streamdet.errors import ConfigError, MissingError
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Range = Annotated[tuple[float, float], Field(description="from, to")]
+Range = tuple[float, float]  # from, to
 
 SHIPPED: Final = Path(str(files("streamdet_training.recipes")))
 
@@ -85,19 +85,19 @@ class Augment(Section):
     room: Share = 0.0
     """Share of clips heard in a made-up room (noise that decays exponentially)."""
     room_rt60_s: Range = (0.1, 0.5)
-    """Its reverberation time (s)."""
+    """Its reverberation time (s), from and to."""
     equaliser: Share = 0.0
     """Share of clips with a spectral tilt and one broad peak or dip."""
     band_limit: Share = 0.0
     """Share of clips that lose what lies above `band_limit_hz`."""
     band_limit_hz: Range = (3300.0, 7500.0)
-    """The upper limit (Hz)."""
+    """The upper limit (Hz), from and to."""
     gain_dbfs: Range = (-35.0, -12.0)
     """Every clip is brought to a level in this range (RMS, dB of full scale)."""
     noise: Share = 0.0
     """Share of clips with coloured noise: power falls as frequency to the power 0 to 2."""
     noise_snr_db: Range = (5.0, 45.0)
-    """Its signal to noise ratio (dB)."""
+    """Its signal to noise ratio (dB), from and to."""
     g711: Share = 0.0
     """Share of clips that pass through a telephone line: 8 kHz, mu-law or A-law."""
     mask_frames: Share = 0.0
