@@ -81,6 +81,10 @@ SHOWN_CHARS = 80
 
 
 def shown(value: object) -> str:
-    """Return `value` as it appears in messages: its repr, cut to `SHOWN_CHARS`."""
+    """Return `value` as it appears in messages: its repr, from the middle cut to `SHOWN_CHARS`.
+
+    Both ends stay: a long path is known by its file name, a blob by how it begins.
+    """
     text = repr(value)
-    return text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…"
+    half = SHOWN_CHARS // 2
+    return text if len(text) <= SHOWN_CHARS else f"{text[: half - 1]}…{text[-half:]}"

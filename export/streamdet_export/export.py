@@ -134,11 +134,10 @@ def _provenance(
         .rows[0]
         .report
     )
-    origin = recipe.backbone
     trained = json.loads((path / run.METRICS).read_text()) if (path / run.METRICS).is_file() else {}
     lora = recipe.lora.model_dump(mode="json") if recipe.mode == "lora" else {}
     return {
-        "base": Path(origin.source).name if model.is_local(origin) and origin.source else origin.source or "random",
+        "base": _base(path, recipe),
         "mode": recipe.mode,
         "lora": lora,
         "trainable_parameters": counted.trainable,
@@ -150,3 +149,13 @@ def _provenance(
             **{package: version(package) for package in ("streamdet", "torch", "transformers", "peft")},
         },
     }
+
+
+def _base(path: Path, recipe: Recipe) -> str:
+    """What the backbone was before this run: another run's name, a hub id, a folder's name, or random."""
+    if (path / run.FIRST / run.RECIPE).is_file():
+        return run.load_recipe(path / run.FIRST).name
+    source = recipe.backbone.source
+    if source is None:
+        return "random"
+    return Path(source).name if Path(source).is_dir() else source

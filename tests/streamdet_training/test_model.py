@@ -160,12 +160,6 @@ def test_an_unknown_field_of_the_config_is_named(tiny):
         model.load_backbone(tiny.recipe(backbone={"config": {"hidden_sizes": 16}}).backbone)
 
 
-def test_only_a_folder_is_local(saved):
-    assert model.is_local(Backbone(source=saved[1]))
-    assert not model.is_local(Backbone(source="facebook/wav2vec2-xls-r-300m"))
-    assert not model.is_local(Backbone(config={}))
-
-
 # -- the network -----------------------------------------------------------------------------------------------------
 
 

@@ -4,7 +4,6 @@ Shapes: B windows of T samples, F feature frames of width D.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -186,8 +185,3 @@ def _config(origin: Backbone, masks: Mapping[str, Any]) -> Wav2Vec2Config:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
-
-
-def is_local(origin: Backbone) -> bool:
-    """Whether the weights lie in a folder of this machine."""
-    return origin.source is not None and Path(origin.source).is_dir()

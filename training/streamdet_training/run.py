@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from streamdet.errors import DataError, MissingError
 from streamdet_training import model
 from streamdet_training.model import Detector
-from streamdet_training.recipe import Recipe
+from streamdet_training.recipe import Backbone, Recipe
 
 RECIPE: Final = "recipe.json"
 ADAPTER: Final = "adapter"
@@ -26,6 +26,7 @@ BACKBONE: Final = "backbone"
 HEAD: Final = "head.safetensors"
 METRICS: Final = "metrics.json"
 CHECKPOINT: Final = "checkpoint"
+FIRST: Final = "first"
 
 
 def begin(path: Path, recipe: Recipe, detector: Detector) -> None:
@@ -72,10 +73,11 @@ def load_run(path: Path) -> Detector:
     recipe = load_recipe(path)
     if not (path / HEAD).is_file():  # saved last of the weights
         raise MissingError.of("run head", str(path / HEAD), "the weights that a finished run has")
-    if (path / BACKBONE).is_dir():
-        origin = recipe.backbone.model_copy(update={"source": str(path / BACKBONE), "layers": 0})
-    else:
-        origin = recipe.backbone
+    origin = recipe.backbone
+    for kept in (path / BACKBONE, path / FIRST / BACKBONE):
+        if kept.is_dir():  # wherever the folder has been moved to since
+            origin = Backbone(source=str(kept), layers=0 if kept == path / BACKBONE else recipe.backbone.layers)
+            break
     backbone = model.load_backbone(origin)
     adapted = (
         PeftModel.from_pretrained(backbone, path / ADAPTER, is_trainable=True) if recipe.mode == "lora" else backbone

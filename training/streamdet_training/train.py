@@ -116,7 +116,7 @@ def _with_backbone(how: Recipe, out: Path, data: Path) -> Recipe:
     """Train the recipe that gives the backbone, unless that is done, and start from its result."""
     if how.backbone.recipe is None:
         return how
-    first = out / "first"
+    first = out / run.FIRST
     if not (first / run.METRICS).is_file():
         train(recipe.load(how.backbone.recipe), first, data=data, resume=(first / run.RECIPE).is_file())
     origin = how.backbone.model_copy(update={"recipe": None, "source": str(first / run.BACKBONE)})
