@@ -9,8 +9,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+import typer.main
 
-from streamdet import config
+from streamdet import config, errors
+from streamdet.cli import application
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -66,6 +68,58 @@ def test_a_missing_or_stale_config_row_is_noticed():
 def test_the_example_is_a_config_that_the_daemon_takes():
     (example,) = blocks("toml", read(DOCS / "config.md"))
     config.Config.model_validate(tomllib.loads(example))
+
+
+# -- commands --------------------------------------------------------------------------------------------------------
+
+COMMANDS = typer.main.get_group(application()).commands
+
+
+def section(command: str, text: str) -> str:
+    """A command's part of the page; empty when it has none."""
+    return text.partition(f"\n## `{command}`\n")[2].partition("\n## ")[0]
+
+
+def option_names(command: str) -> set[str]:
+    """Every name of every option, and the arguments as they are called in upper case."""
+    found = set[str]()
+    for param in COMMANDS[command].params:
+        if param.param_type_name == "argument":
+            found.add(str(param.metavar or param.name).upper())
+        else:
+            found |= {*param.opts, *param.secondary_opts} - {"--help"}
+    return found
+
+
+def described_options(command: str, text: str) -> set[str]:
+    """Options and arguments of the section's table: `--config FILE` is `--config`."""
+    cells = first_cells(section(command, text))
+    return {name.split()[0] if name.startswith("-") else name.upper() for name in cells}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_its_section_with_every_option_and_no_other(command: str):
+    text = read(DOCS / "commands.md")
+    assert section(command, text), f"docs/commands.md lacks ## `{command}`"
+    assert described_options(command, text) == option_names(command)
+
+
+def test_every_command_is_in_the_list_and_none_that_went_away():
+    text = read(DOCS / "commands.md")
+    listed = first_cells(text.partition("\n## ")[0])
+    assert listed == set(re.findall(r"^## `(\w+)`$", text, re.MULTILINE)) == set(COMMANDS)
+
+
+def test_every_exit_code_has_its_row():
+    codes = {str(error.exit_code) for error in vars(errors).values() if hasattr(error, "exit_code")} | {"0", "130"}
+    assert first_cells(read(DOCS / "commands.md").partition("\n## Exit codes\n")[2]) == codes
+
+
+def test_a_missing_or_stale_command_or_option_is_noticed():
+    text = read(DOCS / "commands.md")
+    assert not section("status", text.replace("## `status`", "## `state`"))
+    assert described_options("send", text.replace("| `--pcm` |", "| `--raw` |")) != option_names("send")
+    assert described_options("tail", text.replace("| `STREAMS` |", "| streams |")) != option_names("tail")
 
 
 # -- links and words -------------------------------------------------------------------------------------------------
