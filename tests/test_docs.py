@@ -7,12 +7,16 @@ import subprocess
 import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import typer.main
+from prometheus_client import generate_latest
 
-from streamdet import config, errors
+from streamdet import config, engine, errors, records
 from streamdet.cli import application
+from streamdet.metrics import Metrics
+from streamdet.wire import frames
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -176,3 +180,40 @@ def test_no_tracked_file_tells_of_the_machine_it_was_made_on():
 )
 def test_a_slip_is_noticed(text: str):
     assert slips(text)
+
+
+# -- wire fields and metrics -----------------------------------------------------------------------------------------
+
+
+OPERATIONS = ("status", "snapshot", "pause", "resume", "close")
+
+
+def wire_names() -> set[str]:
+    """Every field, event type, close reason and operation that goes over a wire."""
+    structs = (records.Verdict, records.Event, records.Heartbeat, engine.Counts)
+    fields = {field for struct in structs for field in struct.__struct_fields__}
+    words = {*get_args(records.EventType), *get_args(records.CloseReason)}
+    header = frames.build(records.Frame("s", records.AudioFormat(8000, "s16le"), b"", 0, 0, 0.0, end=True))[1]
+    return fields | words | set(json.loads(header)) | set(OPERATIONS)
+
+
+def metric_names() -> set[str]:
+    """Every metric as it is exposed, without the samples that a histogram or counter is made of."""
+    exposed = generate_latest(Metrics().registry).decode()
+    names = re.findall(r"^# TYPE (\S+)", exposed, re.MULTILINE)
+    return {name for name in names if not name.endswith("_created")} | {"streamdet_model_info"}
+
+
+def test_every_wire_field_has_its_row():
+    assert without_a_row(wire_names(), read(DOCS / "wire.md")) == []
+
+
+def test_a_missing_wire_row_is_noticed():
+    text = read(DOCS / "wire.md").replace("| `lag_ms_p99` |", "| `lag` |")
+    assert without_a_row(wire_names(), text) == ["lag_ms_p99"]
+
+
+def test_every_metric_has_its_row_and_no_row_is_left_of_one_that_went_away():
+    rows = {name for name in first_cells(read(DOCS / "metrics.md")) if re.fullmatch(r"streamdet_\w+", name)}
+    assert without_a_row(metric_names(), read(DOCS / "metrics.md")) == []
+    assert rows - metric_names() == set()
