@@ -50,7 +50,8 @@ def affine(bonafide: Sequence[Sequence[float]], spoof: Sequence[Sequence[float]]
         DataError: a class is empty.
     """
     values, labels, weights = _flat(bonafide, spoof)
-    centre, spread = float(values.mean()), float(values.std()) or 1.0
+    centre = float(weights @ values)
+    spread = float(np.sqrt(weights @ np.square(values - centre))) or 1.0
     slope, offset = _logistic(
         (values - centre) / spread, labels, weights, lambda p: AFFINE_RIDGE * float(p[0] ** 2), (1, 0)
     )

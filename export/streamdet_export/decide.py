@@ -62,8 +62,8 @@ def decide(calls: Sequence[Call], decision: Decision, audio: Audio, target_per_h
     return msgspec.structs.replace(
         decision,
         drift=best.drift,
-        alarm=round(best.alarm, 4),
-        clear=round(best.alarm, 4),
+        alarm=best.alarm,
+        clear=best.alarm,
         false_alarms_per_hour=round(best.rate, 3),
         upper_95=round(float(chi2.ppf(0.95, 2 * (sum(alarms) + 1)) / 2 / hours), 3),
         hours=round(hours, 4),
@@ -86,6 +86,8 @@ def _candidate(
     wanted, extrapolated = _height(np.concatenate([_peaks(part, drift) for part in steps]), hours, target_per_hour)
     hops = -(-audio.window_samples // audio.hop_samples)  # in a window
     alarm = float(np.clip(wanted, hops * drift + MARGIN, decision.llr_clip - hops * drift - MARGIN))
+    # In the digits that the manifest has, and above the excursion that the height was taken from.
+    alarm = float(np.floor(alarm * 1e4 + 1) / 1e4)
     rate, beyond = _rate(steps, drift, alarm, hours)
     delays = [_delay_s(call, _steps(call, decision, audio.window_s), drift, alarm) for call in spoof]
     return Candidate(drift, alarm, rate, extrapolated and beyond, float(np.mean(delays)))
@@ -118,7 +120,7 @@ def _alarms(steps: Floats, drift: float, alarm: float) -> int:
     count, total = 0, 0.0
     for step in steps[~np.isnan(steps)]:
         total = max(0.0, total + step - drift)
-        if total > alarm:
+        if total >= alarm:
             count, total = count + 1, 0.0
     return count
 
@@ -155,6 +157,6 @@ def _delay_s(call: Call, steps: Floats, drift: float, alarm: float) -> float:
     for (end_s, _), step in zip(call.windows, steps, strict=True):
         if not np.isnan(step):
             total = max(0.0, total + step - drift)
-            if total > alarm:
+            if total >= alarm:
                 return end_s
     return MISSED_S

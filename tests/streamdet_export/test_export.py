@@ -1,0 +1,99 @@
+"""From a run to a bundle that the daemon serves, or to no bundle at all."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from streamdet import bundle
+from streamdet.errors import BundleError, UsageError
+from streamdet.records import Verdict
+from streamdet.replay import replay
+from streamdet.scorer import Scorer
+from streamdet_export import export as module
+from streamdet_export import graph
+from streamdet_export.export import export
+from streamdet_training import model, run
+
+
+def windows(count: int) -> np.ndarray:
+    rng = np.random.default_rng(5)
+    return rng.uniform(-0.3, 0.3, (count, 16_000)).astype(np.float32)
+
+
+def torch_scores(finished, audio):
+    detector = model.merge(run.load_run(finished))
+    with torch.inference_mode():
+        return detector(torch.from_numpy(audio)).numpy()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_run_becomes_a_bundle_that_scores_as_it_did(finished, manifest_csv, tmp_path, precision):
+    made = export(finished, tmp_path / "bundle", precision=precision, data=manifest_csv)
+    scorer = Scorer(bundle.load(made.path), provider="cpu")
+    most = 1e-4 if precision == "fp32" else 0.05
+    for count in (1, 2, 5):
+        assert np.abs(scorer.run(windows(count)) - torch_scores(finished, windows(count))).max() < most
+    said = [it for it in replay(manifest_csv.parent / "0.wav", scorer) if isinstance(it, Verdict)]
+    assert [verdict.end_s for verdict in said] == [1.0, 1.5, 2.0, 2.5, 3.0]
+    assert any(verdict.llr is not None for verdict in said)
+
+
+def test_the_manifest_says_what_was_trained_and_fitted(finished, manifest_csv, tmp_path):
+    manifest = export(finished, tmp_path / "bundle", data=manifest_csv, name="mine").manifest
+    adapters = 2 * 2 * 2 * 16 * 4  # layers, matrices, A and B, width, rank
+    head = 16 * 64 + 64 + 64 + 1 + 2 * 16 + 1
+    assert manifest.name == "mine"
+    assert manifest.provenance["trainable_parameters"] == adapters + head
+    assert manifest.provenance["lora"]["rank"] == 4
+    assert manifest.provenance["metrics"]["parity"]["largest_difference"] <= 1e-4
+    assert manifest.decision.speakers == 2
+    assert manifest.calibration.scale > 0
+    assert [row[0] for row in manifest.calibration.rolling] == [1.0, 2.0, 4.0, 7.0, 10.0]
+
+
+def test_a_graph_that_scores_otherwise_makes_no_bundle(finished, manifest_csv, tmp_path, monkeypatch):
+    def bent(detector, window_samples, precision):
+        with torch.no_grad():
+            kept = detector.head.linear.bias.clone()
+            detector.head.linear.bias += 0.01
+            contents = graph.to_onnx(detector, window_samples, precision)
+            detector.head.linear.bias.copy_(kept)
+        return contents
+
+    monkeypatch.setattr(module, "to_onnx", bent)
+    with pytest.raises(BundleError, match="parity: score difference"):
+        export(finished, tmp_path / "bundle", data=manifest_csv)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_weights_may_lie_beside_the_graph(finished, manifest_csv, tmp_path, monkeypatch):
+    monkeypatch.setattr(graph, "INLINE_MAX_BYTES", 0)
+    made = export(finished, tmp_path / "bundle", data=manifest_csv)
+    assert set(made.manifest.files) == {"model.onnx", "model.onnx.data"}
+    scorer = Scorer(bundle.load(made.path), provider="cpu")
+    assert np.abs(scorer.run(windows(3)) - torch_scores(finished, windows(3))).max() < 1e-4
+
+
+def test_what_is_missing_or_in_the_way_is_named(finished, manifest_csv, tmp_path):
+    with pytest.raises(UsageError, match="data"):
+        export(finished, tmp_path / "bundle")
+    export(finished, tmp_path / "bundle", data=manifest_csv)
+    with pytest.raises(UsageError, match="out"):
+        export(finished, tmp_path / "bundle", data=manifest_csv)
+
+
+def test_normalisation_is_inside_the_graph(finished, tmp_path):
+    detector = model.merge(run.load_run(finished))
+    detector.normalise = True
+    contents = graph.to_onnx(detector, 16_000, "fp32")
+    draft = run.load_recipe(finished).draft()
+    scorer = Scorer(bundle.save(tmp_path / "b", draft, contents), provider="cpu")
+    assert np.abs(scorer.run(windows(2)) - scorer.run(0.1 * windows(2))).max() < 1e-3
+
+
+def test_export_logs_what_parity_found(finished, manifest_csv, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    export(finished, tmp_path / "bundle", data=manifest_csv)
+    assert "largest score difference" in caplog.text
