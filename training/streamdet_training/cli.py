@@ -1,6 +1,5 @@
 """`streamdet train` and `streamdet evaluate`."""
 
-import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
@@ -70,7 +69,7 @@ def _print(found: "Evaluation", *, as_json: bool) -> None:
     from streamdet_training.evaluate import table
 
     for name in found.unscored:
-        logging.warning("%s: not one window with enough speech, counts as LLR 0", name)
+        typer.echo(f"{name}: not one window with enough speech, counts as LLR 0", err=True)
     if as_json:
         for row in found.rows:
             typer.echo(msgspec.json.encode(row).decode())
