@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, TypeVar
 
 import uvloop
+import zmq
 
 from streamdet import bundle
 from streamdet.config import Config
@@ -212,7 +213,11 @@ def run(config: Config) -> int:
         StreamdetError: it could not start, or scoring broke.
     """
     logging.basicConfig(level=config.daemon.log_level.upper(), format="%(levelname)s %(name)s: %(message)s", force=True)
-    return uvloop.run(_run(config))
+    code = uvloop.run(_run(config))
+    if code == 0:
+        # Closed sockets still hold messages, which would die with the process; this waits for them, LINGER_MS at most.
+        zmq.Context.instance().term()
+    return code
 
 
 async def _run(config: Config) -> int:

@@ -45,6 +45,9 @@ class Metrics:
         self._frames = self._counter("frames", "Messages (ZeroMQ) or reads (PCM) that were taken.", "transport")
         self._bytes = self._counter("audio_bytes", "Bytes of audio that were taken.", "transport")
         self._refused = self._counter("refused", "Messages or connections that were refused.", "transport")
+        self._disconnects = self._counter(
+            "disconnects", "Senders that left, or were cut off for a message over 1 MiB.", "transport"
+        )
         self._verdicts = self._counter("verdicts", "Verdicts, by the state they left their track in.", "state")
         self._gated = self._counter("windows_gated", "Windows with too little speech to score.")
         self._skipped = self._counter("windows_skipped", "Windows skipped because scoring was behind.")
@@ -68,6 +71,10 @@ class Metrics:
     def refused(self, transport: Transport) -> None:
         """Count a peer's mistake."""
         self._refused.labels(transport).inc()
+
+    def disconnected(self, transport: Transport) -> None:
+        """Count a connection that ended."""
+        self._disconnects.labels(transport).inc()
 
     def observe(self, record: Verdict | Event) -> None:
         """Count what is published."""

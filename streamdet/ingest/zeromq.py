@@ -1,7 +1,7 @@
 """Audio in over ZeroMQ: a PULL socket, read by the event loop. The live way in."""
 
 import time
-from typing import Final
+from typing import Final, Self
 
 import zmq
 
@@ -23,6 +23,27 @@ class AudioSocket(ZmqSocket):
         super().__init__(zmq.PULL, "endpoints.audio", address, self._take_message, rcvhwm=RECEIVE_HWM)
         self._engine = engine
         self._metrics = metrics
+
+    async def __aenter__(self) -> Self:
+        """Bind, begin to read, and watch for senders that the library lets go."""
+        await super().__aenter__()
+        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._loop.add_reader(self._monitor.FD, self._count_disconnects)
+        self._count_disconnects()  # the descriptor tells of nothing until somebody has looked once
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """Stop watching and reading."""
+        self._loop.remove_reader(self._monitor.FD)
+        self._socket.disable_monitor()
+        self._monitor.close()
+        await super().__aexit__(*error)
+
+    def _count_disconnects(self) -> None:
+        """A message over MESSAGE_MAX_BYTES ends its connection inside the library; this is all that we hear of it."""
+        while self._monitor.poll(0):
+            self._monitor.recv_multipart()
+            self._metrics.disconnected("zeromq")
 
     def _take_message(self, parts: list[bytes]) -> None:
         now_s = time.monotonic()
