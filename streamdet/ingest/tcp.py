@@ -4,7 +4,6 @@ When scoring falls behind, nothing is skipped: this side stops reading, the kern
 """
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import time
@@ -73,11 +72,14 @@ class PcmListener:
             host, port = self._server.sockets[0].getsockname()[:2]
             self.address = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        if task is not None:
-            self._connections.add(task)
-            task.add_done_callback(self._connections.discard)
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Begin a connection's task, which is cancelled, and its writer closed, even if it never gets to run."""
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+        task.add_done_callback(lambda _: writer.close())
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = _Connection(self._engine, self._metrics, self._form, self._peer(writer))
         try:
             await connection.serve(reader)
@@ -85,13 +87,6 @@ class PcmListener:
             self._metrics.refused("pcm")
             log.warning("%s: %s", connection.stream, error)
             writer.write(f"ERROR {error}\n".encode())  # somebody with nc should not have to look into our log
-        except asyncio.CancelledError:
-            # The listener is closing. Ending quietly here keeps asyncio from reporting the connection as failed.
-            log.debug("%s: let go", connection.stream)
-        finally:
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
 
     def _peer(self, writer: asyncio.StreamWriter) -> str:
         """Name a stream whose sender did not: by its address, or by a number where there is none."""
