@@ -83,14 +83,14 @@ def _candidate(
 ) -> Candidate:
     steps = [_steps(call, decision, audio.window_s) for call in bonafide]
     hours = sum(call.seconds for call in bonafide) / 3600
-    wanted, extrapolated = _height(np.concatenate([_peaks(part, drift) for part in steps]), hours, target_per_hour)
+    wanted = _height(np.concatenate([_peaks(part, drift) for part in steps]), hours, target_per_hour)
     hops = -(-audio.window_samples // audio.hop_samples)  # in a window
     alarm = float(np.clip(wanted, hops * drift + MARGIN, decision.llr_clip - hops * drift - MARGIN))
     # In the digits that the manifest has, and above the excursion that the height was taken from.
     alarm = float(np.floor(alarm * 1e4 + 1) / 1e4)
     rate, beyond = _rate(steps, drift, alarm, hours)
     delays = [_delay_s(call, _steps(call, decision, audio.window_s), drift, alarm) for call in spoof]
-    return Candidate(drift, alarm, rate, extrapolated and beyond, float(np.mean(delays)))
+    return Candidate(drift, alarm, rate, beyond, float(np.mean(delays)))
 
 
 def _steps(call: Call, decision: Decision, window_s: float) -> Floats:
@@ -125,17 +125,17 @@ def _alarms(steps: Floats, drift: float, alarm: float) -> int:
     return count
 
 
-def _height(peaks: Floats, hours: float, target_per_hour: float) -> tuple[float, bool]:
-    """The height that excursions pass `target_per_hour` times an hour, and whether that is beyond what was seen."""
+def _height(peaks: Floats, hours: float, target_per_hour: float) -> float:
+    """The height that excursions pass `target_per_hour` times an hour; beyond what was seen, by the tail."""
     if peaks.size == 0:
-        return 0.0, True
+        return 0.0
     allowed = target_per_hour * hours
     if allowed >= 1:
-        return float(np.sort(peaks)[::-1][min(peaks.size, int(allowed)) - 1]), False
+        return float(np.sort(peaks)[::-1][min(peaks.size, int(allowed)) - 1])
     base = float(np.quantile(peaks, TAIL))
     beyond = peaks[peaks >= base]
     excess = max(float((beyond - base).mean()), 1e-3)
-    return base + excess * float(np.log(beyond.size / allowed)), True
+    return base + excess * float(np.log(beyond.size / allowed))
 
 
 def _rate(steps: Sequence[Floats], drift: float, alarm: float, hours: float) -> tuple[float, bool]:
