@@ -132,10 +132,8 @@ def _height(peaks: Floats, hours: float, target_per_hour: float) -> float:
     allowed = target_per_hour * hours
     if allowed >= 1:
         return float(np.sort(peaks)[::-1][min(peaks.size, int(allowed)) - 1])
-    base = float(np.quantile(peaks, TAIL))
-    beyond = peaks[peaks >= base]
-    excess = max(float((beyond - base).mean()), 1e-3)
-    return base + excess * float(np.log(beyond.size / allowed))
+    base, count, excess = _tail(peaks)
+    return base + excess * float(np.log(count / allowed))
 
 
 def _rate(steps: Sequence[Floats], drift: float, alarm: float, hours: float) -> tuple[float, bool]:
@@ -146,10 +144,15 @@ def _rate(steps: Sequence[Floats], drift: float, alarm: float, hours: float) -> 
     peaks = np.concatenate([_peaks(part, drift) for part in steps])
     if peaks.size == 0:
         return 0.0, True
+    base, count, excess = _tail(peaks)
+    return float(count / hours * np.exp(-max(0.0, alarm - base) / excess)), True
+
+
+def _tail(peaks: Floats) -> tuple[float, int, float]:
+    """Where the tail of the excursions begins, how many reach it, and their mean excess: an exponential's one number."""
     base = float(np.quantile(peaks, TAIL))
     beyond = peaks[peaks >= base]
-    excess = max(float((beyond - base).mean()), 1e-3)
-    return float(beyond.size / hours * np.exp(-max(0.0, alarm - base) / excess)), True
+    return base, beyond.size, max(float((beyond - base).mean()), 1e-3)
 
 
 def _delay_s(call: Call, steps: Floats, drift: float, alarm: float) -> float:
