@@ -149,7 +149,7 @@ def _rate(steps: Sequence[Floats], drift: float, alarm: float, hours: float) -> 
 
 
 def _tail(peaks: Floats) -> tuple[float, int, float]:
-    """Where the tail of the excursions begins, how many reach it, and their mean excess: an exponential's one number."""
+    """Where the tail of the excursions begins, how many reach it, and their mean excess over that."""
     base = float(np.quantile(peaks, TAIL))
     beyond = peaks[peaks >= base]
     return base, beyond.size, max(float((beyond - base).mean()), 1e-3)

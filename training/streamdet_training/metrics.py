@@ -77,8 +77,7 @@ def act_dcf(bonafide: ArrayLike, spoof: ArrayLike) -> float:
 def cllr(bonafide: ArrayLike, spoof: ArrayLike) -> float:
     """Cost of log-likelihood ratios in bit (Brummer and du Preez, Computer Speech and Language 2006)."""
     bona, fake = _checked(bonafide), _checked(spoof)
-    # logaddexp(0, x) = ln(1 + e^x), without the overflow
-    return float((np.logaddexp(0, -bona).mean() + np.logaddexp(0, fake).mean()) / 2 / math.log(2))
+    return _cllr(bona, fake)
 
 
 def min_cllr(bonafide: ArrayLike, spoof: ArrayLike) -> float:
@@ -92,11 +91,12 @@ def min_cllr(bonafide: ArrayLike, spoof: ArrayLike) -> float:
     posterior = isotonic_regression(share, weights=trials).x[group]
     with np.errstate(divide="ignore"):  # 0 and 1 are LLRs of minus and plus infinity, and cost nothing on their side
         llr = np.log(posterior) - np.log1p(-posterior) - math.log(bona.size / fake.size)
-    return cllr_unchecked(llr[: bona.size], llr[bona.size :])
+    return _cllr(llr[: bona.size], llr[bona.size :])
 
 
-def cllr_unchecked(bonafide: Floats, spoof: Floats) -> float:
+def _cllr(bonafide: Floats, spoof: Floats) -> float:
     """Cllr of LLRs that may be infinite on their own side."""
+    # logaddexp(0, x) = ln(1 + e^x), without the overflow
     return float((np.logaddexp(0, -bonafide).mean() + np.logaddexp(0, spoof).mean()) / 2 / math.log(2))
 
 
