@@ -55,7 +55,7 @@ def _ladder(table: Samples) -> tuple[Samples, NDArray[np.uint8]]:
 
 _LADDERS: Final = {"mulaw": _ladder(_MULAW), "alaw": _ladder(_ALAW)}
 
-# The bytes of one silent sample: mu-law and A-law have no code for exactly zero below these.
+# The bytes of one silent sample. A-law has no code for exactly zero; this is its smallest step.
 SILENCE: Final[dict[Encoding, bytes]] = {
     "s16le": b"\0\0",
     "f32le": b"\0\0\0\0",

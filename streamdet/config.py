@@ -243,6 +243,8 @@ def _explained(kind: type[Section], error: ValidationError) -> str:
     where = [part for part in first["loc"] if isinstance(part, str)]
     if first["type"] == "extra_forbidden":
         return f"{'.'.join(where)}: unknown key, {_nearest(kind, where)}"
+    if first["type"] == "missing":
+        return f"{'.'.join(where)}: not set, expected a value"
     expected = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     return f"{'.'.join(where)}: {shown(first['input'])}, expected {expected}"
 

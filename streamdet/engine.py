@@ -100,6 +100,7 @@ class Engine:
         self._ending: dict[str, Stream] = {}  # by `opened`: a name may be open again while its last call ends
         self._live: deque[Track] = deque()
         self._lossless: deque[Track] = deque()
+        self._lossless_next = False
         self._windows = self._skipped = self._opened = 0
 
     @property
@@ -235,7 +236,11 @@ class Engine:
 
         Live windows go first; lossless ones get the places left over and at least one, so that neither starves.
         """
-        reserved = 1 if self._lossless and limit > 1 else 0
+        reserved = 1 if self._lossless else 0
+        if limit == 1 and self._live and self._lossless:
+            # One place for two lines: they take turns.
+            self._lossless_next = not self._lossless_next
+            reserved = int(self._lossless_next)
         jobs = self._take_from(self._live, limit - reserved)
         return jobs + self._take_from(self._lossless, limit - len(jobs))
 
@@ -289,7 +294,7 @@ class Engine:
         """Refuse a frame that does not continue the open stream."""
         if lossless != (stream.resume is not None):
             raise ProtocolError.of("stream", frame.stream, "an id that is not open on another kind of connection")
-        if frame.format != stream.format:
+        if frame.format != stream.format and not self._begins_again(stream, frame):
             raise ProtocolError(
                 f"format: {described(frame.format)}, expected {described(stream.format)} as in the first frame"
             )

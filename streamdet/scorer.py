@@ -72,13 +72,17 @@ class Scorer:
 
         Returns:
             bucket -> milliseconds of its second run.
+
+        Raises:
+            BundleError: the model gives something else than one score a window.
         """
         taken_ms = {}
         for size in self.buckets:
             silence = np.zeros((size, self.manifest.audio.window_samples), np.float32)
             for _ in range(2):
                 began_s = time.perf_counter()
-                self.run(silence)
+                if (shape := self.run(silence).shape) != (size,):
+                    raise BundleError.of("model output shape", shape, f"({size},): one score a window")
                 taken_ms[size] = 1e3 * (time.perf_counter() - began_s)
         return taken_ms
 

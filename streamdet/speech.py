@@ -34,7 +34,7 @@ def speech_s(samples: Samples, rate_hz: int) -> float:
         return 0.0
     level_db = 10 * np.log10(power.sum(axis=1) + 1e-12)
     quiet_db = np.percentile(level_db, QUIET_PERCENTILE)
-    # Digital silence between words must not lower the bar to nothing, nor a loud floor raise it to the sky.
+    # Digital silence between words must not lower the bar to nothing.
     bar_db = max(FLOOR_DBFS, quiet_db + RISE_DB)
     active = (level_db > bar_db) & (_peak_share(power) < TONE_SHARE)
     held = np.convolve(active, np.ones(HANGOVER_FRAMES), mode="same") > 0 if active.any() else active

@@ -160,7 +160,8 @@ class Track:
     def full(self) -> bool:
         """Whether a lossless reader should wait."""
         waiting = self.ring.end_sample - self._cut_end_sample
-        return self.timeline.lossless and waiting >= FULL_HOPS * self.timeline.hop_samples
+        # Only what is due can be taken, and only taking makes room: a reader must not wait for a first window.
+        return self.timeline.lossless and self.has_due() and waiting >= FULL_HOPS * self.timeline.hop_samples
 
     def take(self) -> Job:
         """Cut the due window; there must be one."""

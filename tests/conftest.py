@@ -5,10 +5,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from onnx import TensorProto, helper
 
 from streamdet import bundle
 from streamdet.bundle import FORMAT, Audio, Bundle, Calibration, Decision, Manifest, Model
+
+# No test asserts a time, so a busy machine must not fail one either.
+hypothesis_settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("shared")
 
 CORPUS = Path(__file__).parents[2] / "shared" / "data" / "speech"
 

@@ -12,7 +12,7 @@ def export(
     precision: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "fp32",
     data: Annotated[Path | None, typer.Option(help="Manifest CSV or corpus folder; before the recipe's.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the bundle; the recipe's without one.")] = None,
-    false_alarms_per_hour: Annotated[float, typer.Option(help="What the alarm height is chosen for.")] = 1.0,
+    false_alarms_per_hour: Annotated[float, typer.Option(min=0.01, help="What the alarm height is chosen for.")] = 1.0,
 ) -> None:
     """Merge a run, export it to ONNX, check parity, calibrate, and write a bundle."""
     from streamdet.errors import UsageError

@@ -1,6 +1,7 @@
 """`streamdet send`: play a recording, or what comes on stdin, as one call or as many."""
 
 import asyncio
+import contextlib
 import os
 import sys
 import time
@@ -226,7 +227,9 @@ class PcmSink:
             self._writer.write(payload)
             await self._writer.drain()
         except OSError:
-            await self._complain()
+            with contextlib.suppress(OSError):
+                await self._complain()
+            raise UnreachableError.of("pcm", self._address, "a daemon that stays to the end") from None
 
     async def end(self) -> None:
         """End the stream, and hear whether it was taken."""

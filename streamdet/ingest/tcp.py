@@ -4,14 +4,16 @@ When scoring falls behind, nothing is skipped: this side stops reading, the kern
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
+import socket
 import time
 from pathlib import Path
 from typing import Final, Literal, Self
 
 from streamdet.engine import Engine
-from streamdet.errors import ConfigError, OverloadError, ProtocolError
+from streamdet.errors import ConfigError, OverloadError, ProtocolError, UnreachableError
 from streamdet.metrics import Metrics
 from streamdet.records import AudioFormat, Frame
 from streamdet.sockets import host_and_port, taken
@@ -117,7 +119,8 @@ class _Connection:
                 await self._pass_on(ended=False)
                 if self._opened is not None and not self._is_open():
                     return  # somebody closed it through the control socket
-            await self._pass_on(ended=True)
+            if self._parser.begun:  # a probe that connects and leaves is no call
+                await self._pass_on(ended=True)
             self._parser.finish()
         except ProtocolError as error:
             self._engine.error(self.stream, str(error), time.monotonic())
@@ -166,6 +169,9 @@ def _remove(path: Path) -> None:
 
 
 def _check_path(path: Path) -> None:
-    """Refuse what is there and is no socket; asyncio itself removes a stale one before it binds."""
+    """Refuse what is no socket, and one that answers; asyncio itself removes a stale one before it binds."""
     if path.exists() and not path.is_socket():
         raise ConfigError.of("endpoints.pcm", f"unix:{path}", "a path that is free or a socket")
+    with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+        probe.connect(str(path))
+        raise UnreachableError.of("endpoints.pcm", f"unix:{path}", "a free address: another process listens there")

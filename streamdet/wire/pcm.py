@@ -53,6 +53,11 @@ class PcmParser:
         """Take what was read."""
         self._buffer += data
 
+    @property
+    def begun(self) -> bool:
+        """Whether anything has come."""
+        return bool(self._buffer) or self._greeted or self._opening is not None
+
     def opening(self, *, ended: bool = False) -> Opening | None:
         """Read the head.
 

@@ -671,3 +671,11 @@ def test_sighup_does_not_end_it(process):
     serving.run.send_signal(signal.SIGTERM)
     serving.told("STOPPING=1")
     assert serving.run.wait(PATIENCE_S) == 0
+
+
+def test_a_unix_socket_that_answers_is_not_taken_over(serve, tmp_path):
+    path = f"unix:{tmp_path}/pcm.sock"
+    serve(endpoints={"pcm": [path]})
+    with pytest.raises(UnreachableError, match="another process listens there"):
+        serve(endpoints={"pcm": [path]})
+    assert (tmp_path / "pcm.sock").is_socket()

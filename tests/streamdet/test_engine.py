@@ -377,3 +377,37 @@ def test_lag_counts_from_the_reading_of_the_last_byte():
     bench.feed(audio(0.5), now_s=2.5)
     bench.score(now_s=3.0)
     assert bench.verdicts()[0].lag_ms == pytest.approx(1000)
+
+
+def test_a_reader_is_never_stopped_before_a_window_is_due():
+    """With 3 s before the first window, two hops wait long before anything can be taken."""
+    bench = Bench(min_window_s=3.0)
+    resumed = []
+    bench.engine.open("a", MULAW, 0.0, resume=lambda: resumed.append(True))
+    going = [bench.feed(audio(1), lossless=True) for _ in range(3)]
+    assert going[:2] == [True, True]
+    bench.score_all()
+    assert going[2] or resumed
+    assert [v.end_s for v in bench.verdicts()] == [3]
+
+
+def test_with_one_place_a_batch_files_and_calls_take_turns():
+    bench = Bench()
+    bench.engine.open("file", MULAW, 0.0, resume=lambda: None)
+    for _ in range(2):
+        bench.feed(audio(1), "file", lossless=True)
+    served = []
+    for second in range(4):
+        for call in ("l0", "l1"):
+            bench.feed(audio(1, seed=second), call)
+        served += [job.track.stream.name for job in bench.score(limit=1)]
+    assert {"file", "l0", "l1"} <= set(served)
+
+
+def test_beginning_again_may_bring_another_format():
+    bench = Bench()
+    bench.feed(audio(1), start=0)
+    bench.feed(bytes(320), form=AudioFormat(RATE_HZ, "s16le"), start=0)
+    assert [event.detail["encoding"] for event in bench.events("open")] == ["mulaw", "s16le"]
+    bench.score_all()
+    assert bench.events("close")[0].detail["reason"] == "restart"

@@ -38,7 +38,7 @@ class Report(msgspec.Struct, frozen=True):
     cllr: float
     """Cost of the LLRs (bit); 0 = perfect, 1 = no information."""
     min_cllr: float
-    """The same after the best monotonous recalibration: what discrimination alone costs."""
+    """The same after the best monotonic recalibration: what discrimination alone costs."""
 
 
 def report(bonafide: ArrayLike, spoof: ArrayLike) -> Report:
@@ -81,7 +81,7 @@ def cllr(bonafide: ArrayLike, spoof: ArrayLike) -> float:
 
 
 def min_cllr(bonafide: ArrayLike, spoof: ArrayLike) -> float:
-    """Cllr after the best monotonous map to LLRs, which pooling adjacent violators finds."""
+    """Cllr after the best monotonic map to LLRs, which pooling adjacent violators finds."""
     bona, fake = _checked(bonafide), _checked(spoof)
     scores = np.concatenate([bona, fake])
     is_bona = np.concatenate([np.ones(bona.size), np.zeros(fake.size)])
