@@ -16,7 +16,7 @@ from scipy.optimize import minimize
 from streamdet.bundle import Calibration, Manifest
 from streamdet.errors import DataError
 from streamdet.verdict import Tracker
-from streamdet_export.calls import Call
+from streamdet_training.calls import Call
 
 log = logging.getLogger(__name__)
 

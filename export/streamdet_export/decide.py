@@ -15,7 +15,7 @@ from scipy.stats import chi2
 
 from streamdet.bundle import Audio, Decision
 from streamdet.errors import DataError
-from streamdet_export.calls import Call
+from streamdet_training.calls import Call
 
 Floats = NDArray[np.float64]
 

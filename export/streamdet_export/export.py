@@ -17,10 +17,10 @@ from streamdet.bundle import Bundle
 from streamdet.errors import DataError, UsageError
 from streamdet.scorer import Scorer
 from streamdet_export import calibrate, parity
-from streamdet_export.calls import Call, mapped, simulate
 from streamdet_export.decide import decide
 from streamdet_export.graph import MODEL, Precision, to_onnx
 from streamdet_training import model, run
+from streamdet_training.calls import Call, mapped, simulate
 from streamdet_training.data import FORMATS, Clip
 from streamdet_training.evaluate import Scored, evaluate, score_with_bundle
 from streamdet_training.recipe import Recipe

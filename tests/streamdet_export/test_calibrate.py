@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from streamdet.bundle import Calibration
 from streamdet_export import calibrate
-from streamdet_export.calls import Call
 from streamdet_training import metrics
+from streamdet_training.calls import Call
 from streamdet_training.recipe import Backbone, Recipe
 
 DRAFT = Recipe(name="x", backbone=Backbone(config={})).draft()

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from streamdet.bundle import Audio, Calibration, Decision
 from streamdet.errors import DataError
 from streamdet.verdict import Tracker
-from streamdet_export.calls import Call
 from streamdet_export.decide import decide
+from streamdet_training.calls import Call
 
 AUDIO = Audio(16_000, 64_000, 16_000)
 

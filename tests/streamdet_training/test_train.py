@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from streamdet.errors import DataError, MissingError, UsageError
 from streamdet.window import score_windows
-from streamdet_training import data, metrics, model, run, train
+from streamdet_training import calls, data, metrics, model, run, train
 from streamdet_training.scores import by_class, score_clips
 
 AUDIO = 0.1 * torch.randn(3, 8000, generator=torch.Generator().manual_seed(1))
@@ -69,6 +69,7 @@ def test_a_run_leaves_its_folder(tiny, manifest_csv, tmp_path, saved_scores, cap
     assert kept["head_parameters"] == counted.head
     assert kept["total_parameters"] == counted.total
     assert kept["clips"] == {"train": 4, "dev": 4}
+    assert kept["voices"] == calls.voices(data.read_manifest(manifest_csv, "train"))
     assert [row["step"] for row in kept["history"]] == [2, 4]
     assert kept["best"] == min(kept["history"], key=lambda row: row["dev_eer"])
     assert "tiny: step 4 of 4" in caplog.text

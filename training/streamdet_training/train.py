@@ -24,6 +24,7 @@ from streamdet.window import score_windows
 from streamdet_training import metrics, model, recipe, run
 from streamdet_training.average import Average
 from streamdet_training.batches import Batches
+from streamdet_training.calls import voices
 from streamdet_training.data import FORMATS, Clip
 from streamdet_training.model import Detector
 from streamdet_training.recipe import Recipe
@@ -195,6 +196,7 @@ def _finish(
         "head_parameters": parameters.head,
         "total_parameters": parameters.total,
         "clips": {split: len(rows) for split, rows in clips.items()},
+        "voices": voices(clips["train"]),  # whom calibration must not meet again
         "best": best,
         "history": history,
     }

@@ -5,7 +5,7 @@ together. A call strings the clips of one speaker (or one generator) on one chan
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -43,15 +43,26 @@ def simulate(
     """Score all calls that the clips make."""
     groups: dict[tuple[Label, str, str], list[Clip]] = defaultdict(list)
     for clip in clips:
-        groups[clip.label, clip.system if clip.label == "spoof" else clip.speaker, clip.channel].append(clip)
+        groups[clip.label, voice(clip), clip.channel].append(clip)
     calls = []
-    for (label, voice, channel), members in sorted(groups.items()):
+    for (label, name, channel), members in sorted(groups.items()):
         for samples in _strung(members, manifest.audio.rate_hz):
             windows = cut(samples, manifest.audio.rate_hz, manifest)
             ends_s = [window.end_sample / manifest.audio.rate_hz for window in windows]
             llrs = [result.llr for result in score(windows)]
-            calls.append(Call(label, voice, channel, tuple(zip(ends_s, llrs, strict=True))))
+            calls.append(Call(label, name, channel, tuple(zip(ends_s, llrs, strict=True))))
     return calls
+
+
+def voice(clip: Clip) -> str:
+    """Whose errors go together: the speaker of bona fide speech, the generator of spoof."""
+    return clip.system if clip.label == "spoof" else clip.speaker
+
+
+def voices(clips: Iterable[Clip]) -> dict[Label, list[str]]:
+    """Names of the voices, sorted, where the corpus has any."""
+    named = {(clip.label, voice(clip)) for clip in clips} - {("bonafide", "-"), ("spoof", "-")}
+    return {label: sorted(name for of, name in named if of == label) for label in ("bonafide", "spoof")}
 
 
 def mapped(call: Call, scale: float, offset: float) -> Call:
