@@ -10,7 +10,10 @@ def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `streamdet train` wrote.")],
     out: Annotated[Path, typer.Option(help="Folder of the bundle.")],
     precision: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "fp32",
-    data: Annotated[Path | None, typer.Option(help="Manifest CSV or corpus folder; before the recipe's.")] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[FORMAT:]PATH", help="Manifest CSV or corpus folder, before the recipe's; repeatable."),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Of the bundle; the recipe's without one.")] = None,
     false_alarms_per_hour: Annotated[float, typer.Option(min=0.01, help="What the alarm height is chosen for.")] = 1.0,
 ) -> None:
@@ -24,5 +27,5 @@ def export(
     chosen = next((known for known in PRECISIONS if known == precision), None)
     if chosen is None:
         raise UsageError.of("--precision", precision, f"one of {', '.join(PRECISIONS)}")
-    made = make(run, out, precision=chosen, data=data, name=name, false_alarms_per_hour=false_alarms_per_hour)
+    made = make(run, out, precision=chosen, data=data or (), name=name, false_alarms_per_hour=false_alarms_per_hour)
     typer.echo(made.manifest.model_id)

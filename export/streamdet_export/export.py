@@ -21,7 +21,7 @@ from streamdet_export.decide import decide
 from streamdet_export.graph import MODEL, Precision, to_onnx
 from streamdet_training import model, run
 from streamdet_training.calls import Call, mapped, simulate
-from streamdet_training.data import FORMATS, Clip
+from streamdet_training.data import Clip, load
 from streamdet_training.evaluate import Scored, evaluate, score_with_bundle
 from streamdet_training.recipe import Recipe
 from streamdet_training.scores import Trial
@@ -36,7 +36,7 @@ def export(
     out: Path,
     *,
     precision: Precision = "fp32",
-    data: Path | None = None,
+    data: Sequence[str | Path] = (),
     name: str | None = None,
     false_alarms_per_hour: float = FALSE_ALARMS_PER_HOUR,
 ) -> Bundle:
@@ -46,7 +46,7 @@ def export(
         path: the run's folder.
         out: the bundle's; it appears only when everything has passed.
         precision: fp32, fp16 or int8.
-        data: manifest or corpus whose dev split calibrates, instead of the recipe's.
+        data: manifests and corpora whose dev split calibrates, instead of the recipe's.
         name: of the bundle; the recipe's without one.
         false_alarms_per_hour: what the alarm height is chosen for.
 
@@ -57,11 +57,11 @@ def export(
     """
     recipe = run.load_recipe(path)
     where = data or recipe.data.path
-    if where is None:
+    if not where:
         raise UsageError.of("data", None, "--data, or data.path in the recipe: its dev split calibrates")
     if (out / bundle.MANIFEST).exists():
         raise UsageError.of("out", str(out), "a folder without a bundle in it")
-    clips = FORMATS[recipe.data.format](where, "dev")
+    clips = load(recipe.data.format, where, "dev")
 
     log.info("merging and exporting %s as %s", path, precision)
     detector = run.load_run(path)

@@ -69,7 +69,7 @@ def main() -> None:
         update={"steps": 1, "check_every": 1, "batch": 4, "crop_s": (2.0,), "workers": 0, "precision": "no"}
     )
     how = paper.model_copy(
-        update={"backbone": Backbone(config=XLS_R_300M), "data": recipe.Data(path=manifest), "train": short}
+        update={"backbone": Backbone(config=XLS_R_300M), "data": recipe.Data(path=(str(manifest),)), "train": short}
     )
     began_s = time.perf_counter()
     train(how, args.out / "run")

@@ -30,7 +30,7 @@ def torch_scores(finished, audio):
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_a_run_becomes_a_bundle_that_scores_as_it_did(finished, manifest_csv, tmp_path, precision):
-    made = export(finished, tmp_path / "bundle", precision=precision, data=manifest_csv)
+    made = export(finished, tmp_path / "bundle", precision=precision, data=[manifest_csv])
     scorer = Scorer(bundle.load(made.path), provider="cpu")
     most = 1e-4 if precision == "fp32" else 0.05
     for count in (1, 2, 5):
@@ -41,7 +41,7 @@ def test_a_run_becomes_a_bundle_that_scores_as_it_did(finished, manifest_csv, tm
 
 
 def test_the_manifest_says_what_was_trained_and_fitted(finished, manifest_csv, tmp_path):
-    manifest = export(finished, tmp_path / "bundle", data=manifest_csv, name="mine").manifest
+    manifest = export(finished, tmp_path / "bundle", data=[manifest_csv], name="mine").manifest
     adapters = 2 * 2 * 2 * 16 * 4  # layers, matrices, A and B, width, rank
     head = 16 * 64 + 64 + 64 + 1 + 2 * 16 + 1
     assert manifest.name == "mine"
@@ -64,13 +64,13 @@ def test_a_graph_that_scores_otherwise_makes_no_bundle(finished, manifest_csv, t
 
     monkeypatch.setattr(module, "to_onnx", bent)
     with pytest.raises(BundleError, match="parity: score difference"):
-        export(finished, tmp_path / "bundle", data=manifest_csv)
+        export(finished, tmp_path / "bundle", data=[manifest_csv])
     assert not (tmp_path / "bundle").exists()
 
 
 def test_weights_may_lie_beside_the_graph(finished, manifest_csv, tmp_path, monkeypatch):
     monkeypatch.setattr(graph, "INLINE_MAX_BYTES", 0)
-    made = export(finished, tmp_path / "bundle", data=manifest_csv)
+    made = export(finished, tmp_path / "bundle", data=[manifest_csv])
     assert set(made.manifest.files) == {"model.onnx", "model.onnx.data"}
     scorer = Scorer(bundle.load(made.path), provider="cpu")
     assert np.abs(scorer.run(windows(3)) - torch_scores(finished, windows(3))).max() < 1e-4
@@ -79,9 +79,9 @@ def test_weights_may_lie_beside_the_graph(finished, manifest_csv, tmp_path, monk
 def test_what_is_missing_or_in_the_way_is_named(finished, manifest_csv, tmp_path):
     with pytest.raises(UsageError, match="data"):
         export(finished, tmp_path / "bundle")
-    export(finished, tmp_path / "bundle", data=manifest_csv)
+    export(finished, tmp_path / "bundle", data=[manifest_csv])
     with pytest.raises(UsageError, match="out"):
-        export(finished, tmp_path / "bundle", data=manifest_csv)
+        export(finished, tmp_path / "bundle", data=[manifest_csv])
 
 
 def test_normalisation_is_inside_the_graph(finished, tmp_path):
@@ -95,5 +95,5 @@ def test_normalisation_is_inside_the_graph(finished, tmp_path):
 
 def test_export_logs_what_parity_found(finished, manifest_csv, tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    export(finished, tmp_path / "bundle", data=manifest_csv)
+    export(finished, tmp_path / "bundle", data=[manifest_csv])
     assert "largest score difference" in caplog.text

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from streamdet.errors import DataError, MissingError
+from streamdet.errors import DataError, MissingError, UsageError
 from streamdet_training import data
 
 
@@ -78,14 +78,84 @@ def test_a_missing_column_is_named(write, header, missing):
         data.read_manifest(write(f"{header}\na.wav,spoof\n"))
 
 
-def test_an_empty_split_is_refused(write):
-    with pytest.raises(DataError, match="split: 'test', expected a split that has rows"):
-        data.read_manifest(write("path,label,split\na.wav,spoof,train\n"), "test")
-
-
 def test_a_duration_is_a_number(write):
     with pytest.raises(DataError, match=r":2 duration_s: 'long', expected seconds"):
         data.read_manifest(write("path,label,duration_s\na.wav,spoof,long\n"))
+
+
+# -- several at once ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def manifests(tmp_path, monkeypatch):
+    """Writes a manifest into a folder of its own, with the recordings that its rows name."""
+    monkeypatch.chdir(tmp_path)  # messages cut long paths
+
+    def write(name: str, *rows: str, header: str = "path,label,split") -> Path:
+        path = Path(name) / "manifest.csv"
+        path.parent.mkdir()
+        for row in rows:
+            (path.parent / row.split(",")[0]).write_bytes(b"")
+        path.write_text("\n".join([header, *rows]) + "\n", "utf-8")
+        return path
+
+    return write
+
+
+def test_manifests_are_read_one_after_the_other(manifests):
+    one, two = manifests("one", "b.wav,spoof,train", "a.wav,real,train"), manifests("two", "a.wav,spoof,train")
+    assert [clip.path for clip in data.load("csv", [two, str(one)], "train")] == [
+        two.parent / "a.wav",
+        one.parent / "b.wav",
+        one.parent / "a.wav",
+    ]
+
+
+def test_a_manifest_may_lack_a_split_that_another_has(manifests):
+    one, two = manifests("one", "a.wav,real,train", "b.wav,spoof,train"), manifests("two", "a.wav,real,test")
+    assert len(data.load("csv", [one, two], "train")) == 2
+    with pytest.raises(DataError, match=r"split: 'dev', expected a split that has rows in .*one.*two"):
+        data.load("csv", [one, two], "dev")
+
+
+def test_without_a_split_every_row_is_read(manifests):
+    path = manifests("one", "a.wav,real,", "b.wav,spoof,mine")
+    assert [clip.split for clip in data.load("csv", [path], None)] == ["-", "mine"]
+
+
+@pytest.mark.parametrize(("word", "missing"), [("spoof", "bonafide"), ("bonafide", "spoof")])
+def test_a_split_of_one_class_is_refused_unless_it_was_asked_for(manifests, word, missing):
+    path = manifests("one", f"a.wav,{word},dev", f"b.wav,{word},dev")
+    with pytest.raises(DataError, match=f"^{missing} clips of split dev: 0, expected both classes among 2 clips$"):
+        data.load("csv", [path], "dev")
+    assert len(data.load("csv", [path], "dev", classes=[word])) == 2
+
+
+def test_a_recording_named_twice_is_refused_however_it_is_written(manifests):
+    one, two = manifests("one", "a.wav,real,train"), manifests("two")
+    two.write_text("path,label,split\n../one/a.wav,spoof,train\n", "utf-8")
+    with pytest.raises(DataError, match=r"recording of split train: .*a\.wav', expected each recording in one row"):
+        data.load("csv", [one, two], "train")
+
+
+def test_each_path_may_say_what_it_is(manifests, corpus_2019):
+    mine = manifests("mine", "a.wav,real,test")
+    expected = [*data.read_asvspoof2019_la(corpus_2019, "test"), *data.read_manifest(mine)]
+    assert data.load("csv", ["asvspoof2019_la:.", mine], "test") == expected
+    assert data.load("asvspoof2019_la", [".", f"csv:{mine}"], "test") == [*expected]
+
+
+def test_a_path_may_hold_a_colon(manifests):
+    path = manifests("it:self", "a.wav,real,", "b.wav,spoof,")
+    assert len(data.load("csv", [path], None)) == 2
+    assert len(data.load("csv", [f"csv:{path}"], None)) == 2
+
+
+def test_an_unknown_format_is_named():
+    with pytest.raises(UsageError, match="format: 'wav', expected one of csv, asvspoof2019_la"):
+        data.load("wav", ["."], "train")
+    with pytest.raises(MissingError, match="data: 'wav:corpus', expected a path that exists, or after one of csv, asv"):
+        data.load("csv", ["wav:corpus"], "train")
 
 
 # -- ASVspoof 2019 LA ------------------------------------------------------------------------------------------------

@@ -57,9 +57,10 @@ def saved_scores(monkeypatch):
 def test_a_run_leaves_its_folder(tiny, manifest_csv, tmp_path, saved_scores, caplog):
     caplog.set_level(logging.INFO)
     how, out = tiny.recipe(), tmp_path / "run"
-    assert train.train(how, out, data=manifest_csv) == out
+    assert train.train(how, out, data=[manifest_csv]) == out
     assert names(out) == {"recipe.json", "adapter", "backbone", "head.safetensors", "metrics.json", "checkpoint"}
-    assert run.load_recipe(out) == how
+    # --data is part of what was run: export finds it there.
+    assert run.load_recipe(out) == tiny.recipe(data={"path": str(manifest_csv)})
 
     kept = found(out)
     counted = model.count(model.build(how))
@@ -87,7 +88,7 @@ def test_a_run_leaves_its_folder(tiny, manifest_csv, tmp_path, saved_scores, cap
 
 
 def test_training_moves_adapters_and_leaves_the_backbone(tiny, manifest_csv, tmp_path):
-    out = train.train(tiny.recipe(train={"lr": 0.01}), tmp_path / "run", data=manifest_csv)
+    out = train.train(tiny.recipe(train={"lr": 0.01}), tmp_path / "run", data=[manifest_csv])
     adapters = load_file(out / "adapter" / "adapter_model.safetensors")
     assert len(adapters) == 2 * 2 * 2
     assert all(values.any() for name, values in adapters.items() if "lora_B" in name)
@@ -99,7 +100,7 @@ def test_training_moves_adapters_and_leaves_the_backbone(tiny, manifest_csv, tmp
 
 
 def test_full_mode_saves_the_backbone_that_it_trained(tiny, manifest_csv, tmp_path, saved_scores):
-    out = train.train(tiny.recipe(mode="full"), tmp_path / "run", data=manifest_csv)
+    out = train.train(tiny.recipe(mode="full"), tmp_path / "run", data=[manifest_csv])
     assert names(out) == {"recipe.json", "backbone", "head.safetensors", "metrics.json", "checkpoint"}
     assert found(out)["trainable_parameters"] == found(out)["total_parameters"]
     assert torch.equal(scores(run.load_run(out)), saved_scores[-1])
@@ -111,7 +112,7 @@ def test_it_learns_what_is_plain(tiny, manifest_csv, tmp_path):
     how = tiny.recipe(
         mode="full", train={"steps": 60, "batch": 8, "lr": 5e-3, "warmup": 5, "check_every": 30, "crop_s": [0.1]}
     )
-    kept = found(train.train(how, tmp_path / "run", data=manifest_csv))
+    kept = found(train.train(how, tmp_path / "run", data=[manifest_csv]))
     assert kept["best"]["dev_eer"] == 0
     assert kept["history"][-1]["loss"] < 0.6
 
@@ -120,7 +121,7 @@ def test_the_recipe_of_the_backbone_is_trained_first(tiny, manifest_csv, tmp_pat
     first = tmp_path / "first.toml"
     first.write_text(toml(tiny.tables(name="first", mode="full")))
     how = tiny.recipe(backbone={"config": None, "recipe": str(first)})
-    out = train.train(how, tmp_path / "run", data=manifest_csv)
+    out = train.train(how, tmp_path / "run", data=[manifest_csv])
     assert found(out / "first")["recipe"] == "first"
     assert torch.equal(scores(run.load_run(out)), saved_scores[-1])
     trained, frozen = run.load_run(out / "first").backbone, run.load_run(out).backbone.unload()
@@ -153,15 +154,15 @@ def broken_run(how, manifest_csv, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(train, "_checkpoint", write_and_break)
         with pytest.raises(PowerCutError):
-            train.train(how, tmp_path / "broken", data=manifest_csv)
+            train.train(how, tmp_path / "broken", data=[manifest_csv])
     assert not (tmp_path / "broken" / run.METRICS).exists()
     return tmp_path / "broken"
 
 
 def test_a_resumed_run_ends_like_one_that_never_broke(how, manifest_csv, tmp_path, broken_run):
     """Without dropout nothing is left to chance."""
-    train.train(how, broken_run, data=manifest_csv, resume=True)
-    whole = train.train(how, tmp_path / "whole", data=manifest_csv)
+    train.train(how, broken_run, data=[manifest_csv], resume=True)
+    whole = train.train(how, tmp_path / "whole", data=[manifest_csv])
     for out in (broken_run, whole):
         assert [row["step"] for row in found(out)["history"]] == [2, 4]
     assert found(broken_run)["history"][0] == found(whole)["history"][0]
@@ -173,9 +174,9 @@ def test_a_resumed_run_ends_like_one_that_never_broke(how, manifest_csv, tmp_pat
 
 
 def test_a_finished_run_resumes_to_itself(how, manifest_csv, tmp_path):
-    out = train.train(how, tmp_path / "run", data=manifest_csv)
+    out = train.train(how, tmp_path / "run", data=[manifest_csv])
     before = found(out)
-    train.train(how, out, data=manifest_csv, resume=True)
+    train.train(how, out, data=[manifest_csv], resume=True)
     assert found(out) == before
 
 
@@ -183,7 +184,9 @@ def test_an_average_is_what_is_saved(tiny, manifest_csv, tmp_path, saved_scores)
     """After one step the decay is 1/11, whatever the recipe says: what is saved is not quite the last step."""
     outs = [
         train.train(
-            tiny.recipe(train={"steps": 1, "lr": 0.01, "average": average}), tmp_path / str(average), data=manifest_csv
+            tiny.recipe(train={"steps": 1, "lr": 0.01, "average": average}),
+            tmp_path / str(average),
+            data=[manifest_csv],
         )
         for average in (0.0, 0.9)
     ]
@@ -197,13 +200,13 @@ def test_an_average_is_what_is_saved(tiny, manifest_csv, tmp_path, saved_scores)
 def test_an_existing_run_is_not_overwritten(tiny, manifest_csv, broken_run):
     before = (broken_run / run.RECIPE).read_bytes()
     with pytest.raises(UsageError, match="expected a new folder, or --resume"):
-        train.train(tiny.recipe(seed=5), broken_run, data=manifest_csv)
+        train.train(tiny.recipe(seed=5), broken_run, data=[manifest_csv])
     assert (broken_run / run.RECIPE).read_bytes() == before
 
 
 def test_nothing_to_resume_is_said(tiny, manifest_csv, tmp_path):
     with pytest.raises(DataError, match="the run had none yet, start anew"):
-        train.train(tiny.recipe(), tmp_path / "new", data=manifest_csv, resume=True)
+        train.train(tiny.recipe(), tmp_path / "new", data=[manifest_csv], resume=True)
 
 
 # -- what is refused -------------------------------------------------------------------------------------------------
@@ -219,7 +222,7 @@ def test_the_command_lines_data_go_before_the_recipes(tiny, manifest_csv, tmp_pa
     how = tiny.recipe(data={"path": "nowhere.csv"})
     with pytest.raises(MissingError, match=r"nowhere\.csv"):
         train.train(how, tmp_path / "run")
-    train.train(how, tmp_path / "run", data=manifest_csv)
+    train.train(how, tmp_path / "run", data=[manifest_csv])
 
 
 def test_a_folder_that_is_no_run_is_refused(tiny, tmp_path):

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import msgspec
 import typer
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 def train(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE.toml", help="A recipe file, or the name of a shipped one.")],
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    data: Annotated[Path | None, typer.Option(help="Manifest CSV or corpus folder; before the recipe's.")] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[FORMAT:]PATH", help="Manifest CSV or corpus folder, before the recipe's; repeatable."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in OUT.")] = False,
 ) -> None:
     """Fine-tune a wav2vec2 by a recipe: LoRA, or every weight."""
@@ -24,14 +27,17 @@ def train(
     from streamdet_training.train import train as run
 
     settle()
-    run(recipes.load(recipe), out, data=data, resume=resume)
+    run(recipes.load(recipe), out, data=data or (), resume=resume)
 
 
 def evaluate(
     bundle: Annotated[Path | None, typer.Argument(help="Folder of a bundle; without one, the starter.")] = None,
-    manifest: Annotated[Path | None, typer.Option(help="Manifest CSV, or the folder of a corpus.")] = None,
-    split: Annotated[str, typer.Option(help="train, dev or test.")] = "test",
-    corpus: Annotated[str, typer.Option("--format", help="csv or asvspoof2019_la.")] = "csv",
+    manifest: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[FORMAT:]PATH", help="Manifest CSV, or the folder of a corpus; repeatable."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, dev, test or all.")] = "test",
+    form: Annotated[str, typer.Option("--format", metavar="NAME", help="What a plain PATH is.")] = "csv",
     scores: Annotated[Path | None, typer.Option(help="A score file instead of a bundle.")] = None,
     write_scores: Annotated[Path | None, typer.Option(help="Write the trials' LLRs here.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the DET curve here (.png, .svg, .pdf).")] = None,
@@ -44,13 +50,12 @@ def evaluate(
     from streamdet_training import data, evaluate
     from streamdet_training import scores as score_files
 
-    if manifest is None:
+    if not manifest:
         raise UsageError.of("--manifest", None, "a manifest CSV or a corpus")
-    if corpus not in data.FORMATS:
-        raise UsageError.of("--format", corpus, f"one of {', '.join(data.FORMATS)}")
-    if split not in get_args(data.Split):
-        raise UsageError.of("--split", split, f"one of {', '.join(get_args(data.Split))}")
-    clips = data.FORMATS[corpus](manifest, cast("data.Split", split))
+    splits: dict[str, data.Split | None] = {**{name: name for name in get_args(data.Split)}, "all": None}
+    if split not in splits:
+        raise UsageError.of("--split", split, f"one of {', '.join(splits)}")
+    clips = data.load(form, manifest, splits[split])
     if scores is not None:
         scored = evaluate.read_scores(scores, clips)
         found = evaluate.evaluate(scored)

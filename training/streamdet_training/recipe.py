@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from streamdet import config
 from streamdet.bundle import FORMAT, Audio, Calibration, Decision, FileEntry, Manifest, Model
@@ -75,8 +75,8 @@ class Data(Section):
 
     format: Literal["csv", "asvspoof2019_la"] = "csv"
     """csv: a manifest with the columns path, label, split; asvspoof2019_la: the folder that holds the corpus."""
-    path: Path | None = None
-    """The manifest, or the corpus's folder; `--data` on the command line goes before it."""
+    path: Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)] = ()
+    """Manifest or folder of a corpus, or a list of them; FORMAT:PATH says what one is. `--data` goes before it."""
 
 
 class Augment(Section):

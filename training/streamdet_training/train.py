@@ -25,7 +25,7 @@ from streamdet_training import metrics, model, recipe, run
 from streamdet_training.average import Average
 from streamdet_training.batches import Batches
 from streamdet_training.calls import voices
-from streamdet_training.data import FORMATS, Clip
+from streamdet_training.data import Clip, Split, load
 from streamdet_training.model import Detector
 from streamdet_training.recipe import Recipe
 from streamdet_training.scores import by_class, score_clips
@@ -33,13 +33,13 @@ from streamdet_training.scores import by_class, score_clips
 log = logging.getLogger(__name__)
 
 
-def train(how: Recipe, out: Path, *, data: Path | None = None, resume: bool = False) -> Path:
+def train(how: Recipe, out: Path, *, data: Sequence[str | Path] = (), resume: bool = False) -> Path:
     """Train a detector.
 
     Args:
         how: the recipe.
         out: folder of the run.
-        data: manifest or corpus, instead of the recipe's.
+        data: manifests and corpora, instead of the recipe's.
         resume: go on from the checkpoint in `out`, if there is one.
 
     Returns:
@@ -49,13 +49,15 @@ def train(how: Recipe, out: Path, *, data: Path | None = None, resume: bool = Fa
         UsageError: no data is named, or `out` holds a run and `resume` was not asked for.
         MissingError, DataError, ConfigError: what the recipe names is not there or not right.
     """
-    where = data or how.data.path
-    if where is None:
+    if data:
+        how = how.model_copy(update={"data": how.data.model_copy(update={"path": tuple(map(str, data))})})
+    if not how.data.path:
         raise UsageError.of("data", None, "--data, or data.path in the recipe")
     if (out / run.RECIPE).is_file() and not resume:
         raise UsageError.of("out", str(out), "a new folder, or --resume")
-    clips = {split: FORMATS[how.data.format](where, split) for split in ("train", "dev")}
-    how = _with_backbone(how, out, where)
+    splits: tuple[Split, ...] = ("train", "dev")
+    clips: dict[Split, list[Clip]] = {split: load(how.data.format, how.data.path, split) for split in splits}
+    how = _with_backbone(how, out)
 
     # Set everything up. accelerate finds the devices; each process takes every n-th batch.
     # Where nothing is masked, a backbone trained in full has a mask embedding that no gradient reaches.
@@ -113,13 +115,13 @@ def train(how: Recipe, out: Path, *, data: Path | None = None, resume: bool = Fa
     return out
 
 
-def _with_backbone(how: Recipe, out: Path, data: Path) -> Recipe:
+def _with_backbone(how: Recipe, out: Path) -> Recipe:
     """Train the recipe that gives the backbone, unless that is done, and start from its result."""
     if how.backbone.recipe is None:
         return how
     first = out / run.FIRST
     if not (first / run.METRICS).is_file():
-        train(recipe.load(how.backbone.recipe), first, data=data, resume=(first / run.RECIPE).is_file())
+        train(recipe.load(how.backbone.recipe), first, data=how.data.path, resume=(first / run.RECIPE).is_file())
     origin = how.backbone.model_copy(update={"recipe": None, "source": str(first / run.BACKBONE)})
     return how.model_copy(update={"backbone": origin})
 
@@ -184,7 +186,11 @@ def _restore(accelerator: Accelerator, out: Path, history: list[dict[str, float]
 
 
 def _finish(
-    out: Path, how: Recipe, parameters: model.Parameters, clips: dict[str, list[Clip]], history: list[dict[str, float]]
+    out: Path,
+    how: Recipe,
+    parameters: model.Parameters,
+    clips: dict[Split, list[Clip]],
+    history: list[dict[str, float]],
 ) -> None:
     """Write metrics.json, last of all."""
     best = min(history, key=lambda row: row["dev_eer"])
