@@ -6,13 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from streamdet.audio import decode, encode, resample
 from streamdet_training import augment
 from streamdet_training.recipe import Augment
 
 RATE_HZ = 16_000
-EVERYTHING = Augment(room=1, equaliser=1, band_limit=1, noise=1, g711=1)
-NOW_AND_THEN = Augment(room=0.5, equaliser=0.5, band_limit=0.5, noise=0.5, g711=0.5)
+EVERYTHING = Augment(room=1, equaliser=1, band_limit=1, noise=1, codec=1, tandem=1)
+NOW_AND_THEN = Augment(room=0.5, equaliser=0.5, band_limit=0.5, noise=0.5, codec=0.5, tandem=0.5)
 
 CLIPS = arrays(np.float32, st.integers(1, 3000), elements=st.floats(-1, 1, width=32))
 
@@ -71,22 +70,6 @@ def test_a_crop_is_a_stretch_of_the_clip(samples, length, seed):
 def test_crops_reach_both_ends():
     clip, rng = np.arange(10, dtype=np.float32), np.random.default_rng(0)
     assert {augment.crop(clip, 8, rng)[0] for _ in range(100)} == {0, 1, 2}
-
-
-@pytest.mark.parametrize("law", ["mulaw", "alaw"])
-@settings(max_examples=30, deadline=None)
-@given(samples=CLIPS)
-def test_g711_at_its_own_rate_is_decode_of_codes(law, samples):
-    assert np.array_equal(augment.through_g711(samples, 8000, law), decode(encode(samples, law), law))
-
-
-@pytest.mark.parametrize("law", ["mulaw", "alaw"])
-def test_g711_at_another_rate_leaves_a_telephone_band(law):
-    heard = augment.through_g711(noise(RATE_HZ), RATE_HZ, law)
-    codes = encode(resample(noise(RATE_HZ), RATE_HZ, 8000), law)
-    assert np.array_equal(heard, resample(decode(codes, law), 8000, RATE_HZ))
-    spectrum = np.square(abs(np.fft.rfft(heard)))
-    assert spectrum[4200:].sum() < 1e-4 * spectrum.sum()
 
 
 @pytest.mark.parametrize("snr_db", [5, 20, 40])

@@ -11,7 +11,7 @@ from streamdet_training.batches import Batches
 from streamdet_training.data import Clip
 
 RATE_HZ = 16_000
-ALL_CHANGES = {"room": 0.5, "equaliser": 0.5, "band_limit": 0.5, "noise": 0.5, "g711": 0.5}
+ALL_CHANGES = {"room": 0.5, "equaliser": 0.5, "band_limit": 0.5, "noise": 0.5, "codec": 0.5}
 
 
 def same(one, two) -> bool:

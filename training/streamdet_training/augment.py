@@ -4,17 +4,17 @@ All that a recording's path can do to a voice must happen to both classes alike,
 function takes and returns `(T,)` float32 and draws from the generator it is given, so a batch can be drawn again.
 """
 
-from typing import Literal, TypeVar
+from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 import torchaudio.functional as taf
 from numpy.typing import NDArray
 
-from streamdet.audio import Samples, decode, encode, resample
-from streamdet_training.recipe import Augment
-
-TELEPHONE_HZ = 8000
+from streamdet.audio import Samples
+from streamdet_training.codecs import through
+from streamdet_training.recipe import Augment, CodecName
 
 Float = TypeVar("Float", bound=np.floating)
 
@@ -30,8 +30,10 @@ def augment(samples: Samples, rate_hz: int, how: Augment, rng: np.random.Generat
     samples = set_level(samples, rng.uniform(*how.gain_dbfs))
     if rng.random() < how.noise:
         samples = add_noise(samples, rate_hz, rng.uniform(*how.noise_snr_db), rng.uniform(0, 2), rng)
-    if rng.random() < how.g711:
-        samples = through_g711(samples, rate_hz, "mulaw" if rng.random() < 0.5 else "alaw")
+    if rng.random() < how.codec:
+        samples = code(samples, rate_hz, how.codecs, rng)
+        if rng.random() < how.tandem:
+            samples = code(samples, rate_hz, how.codecs, rng)
     return np.clip(samples, -1, 1)
 
 
@@ -80,11 +82,9 @@ def add_noise(samples: Samples, rate_hz: int, snr_db: float, slope: float, rng: 
     return heard.float().numpy()
 
 
-def through_g711(samples: Samples, rate_hz: int, law: Literal["mulaw", "alaw"]) -> Samples:
-    """Through a telephone line: to 8 kHz, coded and decoded, and back."""
-    coded = encode(resample(samples, rate_hz, TELEPHONE_HZ), law)
-    heard = resample(decode(coded, law), TELEPHONE_HZ, rate_hz)
-    return np.resize(heard, samples.size)
+def code(samples: Samples, rate_hz: int, names: Sequence[CodecName], rng: np.random.Generator) -> Samples:
+    """Code and decode by one of `names`."""
+    return through(samples, rate_hz, names[int(rng.integers(len(names)))], rng)
 
 
 def _hertz(samples: Samples, rate_hz: int) -> NDArray[np.floating]:

@@ -5,7 +5,7 @@ docs/training.md explains the choices; the keys are documented here, where they 
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import BeforeValidator, Field
 
@@ -16,6 +16,10 @@ from streamdet.errors import ConfigError, MissingError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[float, float]  # from, to
+
+CodecName = Literal[
+    "mulaw", "alaw", "g726", "g723", "gsm", "amr", "opus_nb", "opus_wb", "g722", "msbc", "vox", "mp3", "aac", "vorbis"
+]
 
 SHIPPED: Final = Path(str(files("streamdet_training.recipes")))
 
@@ -98,8 +102,12 @@ class Augment(Section):
     """Share of clips with coloured noise: power falls as frequency to the power 0 to 2."""
     noise_snr_db: Range = (5.0, 45.0)
     """Its signal to noise ratio (dB), from and to."""
-    g711: Share = 0.0
-    """Share of clips that pass through a telephone line: 8 kHz, mu-law or A-law."""
+    codec: Share = 0.0
+    """Share of clips that are coded and decoded by one of `codecs`, at a bit rate drawn from those it is used at."""
+    codecs: Annotated[tuple[CodecName, ...], Field(min_length=1)] = get_args(CodecName)
+    """Codecs to draw from, by name; a name given twice is drawn twice as often."""
+    tandem: Share = 0.0
+    """Share of coded clips that go through a second one, as from a mobile to a telephone line."""
     mask_frames: Share = 0.0
     """Share of feature frames that are masked in spans of 10, inside the network (SpecAugment)."""
     mask_features: Share = 0.0
