@@ -1,6 +1,7 @@
 """From a run to a bundle that the daemon serves, or to no bundle at all."""
 
 import logging
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from streamdet.scorer import Scorer
 from streamdet_export import export as module
 from streamdet_export import graph
 from streamdet_export.export import export
-from streamdet_training import model, run
+from streamdet_training import heads, model, run
+from streamdet_training.recipe import Head
 
 
 def windows(count: int) -> np.ndarray:
@@ -38,6 +40,25 @@ def test_a_run_becomes_a_bundle_that_scores_as_it_did(finished, manifest_csv, tm
     said = [it for it in replay(manifest_csv.parent / "0.wav", scorer) if isinstance(it, Verdict)]
     assert [verdict.end_s for verdict in said] == [1.0, 1.5, 2.0, 2.5, 3.0]
     assert any(verdict.llr is not None for verdict in said)
+
+
+@pytest.mark.parametrize("kind", get_args(Head.model_fields["kind"].annotation))
+@pytest.mark.parametrize("classes", [0, 1, 2])
+def test_every_head_scores_in_onnx_as_in_torch(finished, tmp_path, kind, classes):
+    """With the sum over layers, whose states are listened to by hooks."""
+    how = run.load_recipe(finished)
+    backbone = how.backbone.model_copy(update={"layer_sum": True})
+    torch.manual_seed(4)
+    detector = model.build(how.model_copy(update={"backbone": backbone}))
+    detector.head = heads.make(Head(kind=kind, hidden=8), 16, states=3, classes=classes)
+    with torch.no_grad():
+        detector.head.layer_sum.weights.copy_(torch.tensor([1.0, -1.0, 0.5]))
+    detector = model.merge(detector)
+    with torch.inference_mode():
+        expected = detector(torch.from_numpy(windows(3))).numpy()
+    made = bundle.save(tmp_path / "bundle", how.draft(), graph.to_onnx(detector, 16_000, "fp32"))
+    assert np.abs(Scorer(made, provider="cpu").run(windows(3)) - expected).max() < 1e-5
+    assert np.ptp(expected) > 1e-4
 
 
 def test_the_manifest_says_what_was_trained_and_fitted(finished, manifest_csv, tmp_path):

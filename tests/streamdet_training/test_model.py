@@ -1,7 +1,5 @@
 """The detector: what is trained, where the backbone comes from, what merging leaves."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from transformers import Wav2Vec2Model
@@ -179,21 +177,37 @@ def test_a_score_does_not_depend_on_the_rest_of_the_batch(tiny):
         assert torch.allclose(detector(AUDIO)[1], detector(AUDIO[1:2])[0], atol=1e-6)
 
 
-def test_pooling_takes_weighted_mean_and_deviation():
-    head = model.PoolingHead(2, SimpleNamespace(hidden=4, dropout=0.0))
-    with torch.no_grad():
-        head.attention[2].weight.zero_()  # equal weights
-        head.linear.weight.copy_(torch.tensor([[1.0, 10.0, 100.0, 1000.0]]))
-        head.linear.bias.zero_()
-    frames = torch.tensor([[[1.0, 4.0], [3.0, 10.0]]])  # means 2 and 7, deviations 1 and 3
-    assert head(frames).item() == pytest.approx(2 + 70 + 100 + 3000)
+# -- the sum over layers ---------------------------------------------------------------------------------------------
 
 
-def test_constant_features_have_a_gradient():
-    head = model.PoolingHead(4, SimpleNamespace(hidden=4, dropout=0.0))
-    frames = torch.ones(2, 5, 4, requires_grad=True)
-    head(frames).sum().backward()
-    assert frames.grad.isfinite().all()
+def test_the_sum_over_layers_is_trained_with_the_head_and_counted_there(tiny):
+    detector = model.build(tiny.recipe(backbone={"layer_sum": True}))
+    assert detector.head.layer_sum.weights.shape == (3,)  # the input and two layers
+    assert detector.head.layer_sum.weights.requires_grad
+    plain = model.count(model.build(tiny.recipe()))
+    assert model.count(detector).head == plain.head + 3
+    assert model.count(detector).backbone_trainable == plain.backbone_trainable
+
+
+def test_it_hears_the_input_and_every_layer(tiny):
+    """As transformers' own hidden states, of which the last is taken before the final layer norm."""
+    detector = model.build(tiny.recipe(mode="full", backbone={"layer_sum": True})).eval()
+    with torch.inference_mode():
+        heard = detector._states(AUDIO)
+        expected = detector.backbone(AUDIO, output_hidden_states=True).hidden_states
+        features = detector.backbone(AUDIO).last_hidden_state
+        last = detector.backbone.encoder.layer_norm(heard[2])
+    assert len(heard) == 3
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(heard[:2], expected[:2], strict=True))
+    assert torch.equal(last, features)
+
+
+def test_it_hears_adapters_and_keeps_its_scores_when_they_are_merged(tiny):
+    detector = model.build(tiny.recipe(backbone={"layer_sum": True, "layers": 1}))
+    fresh = scores(detector)
+    adapted = scores(shake(detector))
+    assert (adapted - fresh).abs().max() > 1e-4
+    assert (scores(model.merge(detector)) - adapted).abs().max() < 1e-5
 
 
 def test_counts_read_as_in_papers():

@@ -107,6 +107,17 @@ def test_full_mode_saves_the_backbone_that_it_trained(tiny, manifest_csv, tmp_pa
     assert not torch.equal(saved_scores[0], scores(model.build(tiny.recipe(mode="full"))))
 
 
+@pytest.mark.parametrize("head", ["mean", "nested"])
+@pytest.mark.parametrize("layer_sum", [False, True])
+def test_every_head_and_the_sum_over_layers_come_back_from_a_run(
+    tiny, manifest_csv, tmp_path, saved_scores, head, layer_sum
+):
+    how = tiny.recipe(head={"kind": head}, backbone={"layer_sum": layer_sum}, train={"lr": 0.01})
+    out = train.train(how, tmp_path / "run", data=[manifest_csv])
+    assert torch.equal(scores(run.load_run(out)), saved_scores[-1])
+    assert ("layer_sum.weights" in load_file(out / run.HEAD)) == layer_sum
+
+
 def test_it_learns_what_is_plain(tiny, manifest_csv, tmp_path):
     """Two tones."""
     how = tiny.recipe(

@@ -1,4 +1,4 @@
-"""The detector: wav2vec2, attentive statistics pooling, one linear layer.
+"""The detector: wav2vec2, and a head on its feature frames.
 
 Shapes: B windows of T samples, F feature frames of width D.
 """
@@ -13,7 +13,8 @@ from torch import nn
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from streamdet.errors import ConfigError, MissingError
-from streamdet_training.recipe import Augment, Backbone, Head, Recipe
+from streamdet_training import heads
+from streamdet_training.recipe import Augment, Backbone, Recipe
 
 # In feature frames (0.2 s) and in channels; wav2vec2's own pre-training masks spans of 10 frames.
 MASK_SPAN: Final = 10
@@ -25,12 +26,13 @@ _QUIET = {"apply_spec_augment": False, "layerdrop": 0.0}
 class Detector(nn.Module):
     """Audio in, CM score out."""
 
-    def __init__(self, backbone: Wav2Vec2Model | PeftModel, head: Head, *, normalise: bool) -> None:
-        """Put a head on a backbone."""
+    def __init__(self, backbone: Wav2Vec2Model | PeftModel, recipe: Recipe) -> None:
+        """Put the recipe's head on a backbone."""
         super().__init__()
         self.backbone = backbone
-        self.head = PoolingHead(backbone.config.hidden_size, head)
-        self.normalise = normalise
+        states = len(_layers(backbone)) + 1 if recipe.backbone.layer_sum else 0
+        self.head = heads.make(recipe.head, backbone.config.hidden_size, states=states)
+        self.normalise = recipe.window.normalise
 
     def forward(self, audio: torch.Tensor) -> torch.Tensor:
         """Score windows.
@@ -45,30 +47,40 @@ class Detector(nn.Module):
             # As Wav2Vec2FeatureExtractor does it (zero mean, unit variance, epsilon 1e-7), but inside the graph.
             centred = audio - audio.mean(1, keepdim=True)
             audio = centred / torch.sqrt(centred.square().mean(1, keepdim=True) + 1e-7)
-        features = self.backbone(audio).last_hidden_state  # (B, F, D)
-        score: torch.Tensor = self.head(features)
+        layered = self.head.layer_sum is not None
+        states = self._states(audio) if layered else [self.backbone(audio).last_hidden_state]
+        score: torch.Tensor = self.head(states)
         return score
 
+    def _states(self, audio: torch.Tensor) -> list[torch.Tensor]:
+        """What goes into the lowest layer, then what comes out of each: `(B, F, D)` every one.
 
-class PoolingHead(nn.Module):
-    """Attentive statistics pooling (Okabe, Koshinaka, Shinoda, Interspeech 2018) and a linear layer."""
+        Listened to at the layers themselves: whether the last of transformers' `output_hidden_states` has been through
+        the final layer norm hangs on its version.
+        """
+        states: list[torch.Tensor] = []
 
-    def __init__(self, width: int, head: Head) -> None:
-        """Attend with `head.hidden` units over frames of `width`."""
-        super().__init__()
-        self.attention = nn.Sequential(nn.Linear(width, head.hidden), nn.Tanh(), nn.Linear(head.hidden, 1))
-        self.dropout = nn.Dropout(head.dropout)
-        self.linear = nn.Linear(2 * width, 1)
+        def enters(_layer: nn.Module, given: tuple[Any, ...]) -> None:
+            states.append(given[0])
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """`(B, F, D)` to `(B,)`."""
-        weights = self.attention(features).softmax(1)  # (B, F, 1)
-        mean = (weights * features).sum(1)  # (B, D)
-        spread = (weights * (features - mean[:, None]).square()).sum(1)
-        # Beside a square root's pole the gradient is endless: a floor keeps constant features from it.
-        pooled = torch.cat([mean, spread.clamp_min(1e-6).sqrt()], 1)  # (B, 2 D)
-        score: torch.Tensor = self.linear(self.dropout(pooled))[:, 0]
-        return score
+        def leaves(_layer: nn.Module, _given: Any, gives: Any) -> None:
+            states.append(gives[0] if isinstance(gives, tuple) else gives)
+
+        layers = _layers(self.backbone)
+        hooks = [layers[0].register_forward_pre_hook(enters), *(it.register_forward_hook(leaves) for it in layers)]
+        try:
+            self.backbone(audio)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return states
+
+
+def _layers(backbone: Any) -> nn.ModuleList:
+    """Return the transformer's layers, whether or not adapters are around them."""
+    model: Any = backbone.get_base_model() if isinstance(backbone, PeftModel) else backbone
+    layers: nn.ModuleList = model.encoder.layers
+    return layers
 
 
 class Parameters(msgspec.Struct, frozen=True):
@@ -104,7 +116,7 @@ def build(recipe: Recipe) -> Detector:
     backbone: Any = load_backbone(recipe.backbone, _masks(recipe.augment))
     if recipe.mode == "lora":
         backbone = add_lora(backbone, recipe)
-    return Detector(backbone, recipe.head, normalise=recipe.window.normalise)
+    return Detector(backbone, recipe)
 
 
 def _masks(how: Augment) -> dict[str, Any]:

@@ -35,6 +35,8 @@ class Backbone(Section):
     """Fields of transformers' Wav2Vec2Config: random weights, nothing is downloaded."""
     layers: Annotated[int, Field(ge=0)] = 0
     """Transformer layers kept, from below; 0 keeps all. Low layers hold most of what tells spoof from bona fide."""
+    layer_sum: bool = False
+    """The head hears a learnt weighted sum over the transformer's input and every layer, not the last layer alone."""
 
 
 class Lora(Section):
@@ -51,10 +53,12 @@ class Lora(Section):
 
 
 class Head(Section):
-    """From frames of features to one score: attentive statistics pooling and a linear layer."""
+    """From frames of features to one score."""
 
+    kind: Literal["pool", "mean", "nested"] = "pool"
+    """pool: attentive statistics over time; mean: the mean; nested: a slim Nes2Net-X. Then a linear layer."""
     hidden: Annotated[int, Field(ge=1)] = 64
-    """Width of the attention."""
+    """Width of the attention (pool), and of the embedding under a loss on cosines."""
     dropout: Share = 0.1
     """Dropout in front of the linear layer."""
 
@@ -195,7 +199,7 @@ def load(name: str | Path) -> Recipe:
             raise MissingError.of("recipe", str(name), f"a file, or one of {', '.join(shipped)}")
         path = SHIPPED / path.name
     recipe = config.validated(Recipe, config.read_toml(path))
-    origins = {key: value for key, value in recipe.backbone if key != "layers" and value is not None}
+    origins = {key for key in ("source", "recipe", "config") if getattr(recipe.backbone, key) is not None}
     if len(origins) != 1:
         raise ConfigError.of("backbone", sorted(origins), "exactly one of source, recipe and config")
     return recipe

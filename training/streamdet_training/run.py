@@ -82,7 +82,7 @@ def load_run(path: Path) -> Detector:
     adapted = (
         PeftModel.from_pretrained(backbone, path / ADAPTER, is_trainable=True) if recipe.mode == "lora" else backbone
     )
-    detector = Detector(adapted, recipe.head, normalise=recipe.window.normalise)
+    detector = Detector(adapted, recipe)
     try:
         detector.head.load_state_dict(load_file(path / HEAD))
     except RuntimeError as error:
