@@ -45,6 +45,20 @@ def test_values_out_of_range_are_refused(tmp_path, value):
         recipe.load(write(tmp_path, MINIMAL + value))
 
 
+@pytest.mark.parametrize(
+    "line",
+    ['codecs = ["speex"]', "codecs = []", "rawboost_algorithms = [9]", "clipping_share = [0.1, 2]", "g711 = 0.3"],
+)
+def test_what_augmentation_does_not_have_is_refused(tmp_path, line):
+    with pytest.raises(ConfigError, match="augment"):
+        recipe.load(write(tmp_path, f"{MINIMAL}[augment]\n{line}\n"))
+
+
+def test_a_folder_of_noises_has_to_exist(tmp_path):
+    with pytest.raises(MissingError, match=r"augment\.noise_folder"):
+        recipe.load(write(tmp_path, f'{MINIMAL}[augment]\nnoise_folder = "{tmp_path}/none"\n'))
+
+
 @pytest.mark.parametrize("backbone", ["layers = 2", 'source = "a"\nrecipe = "b"', 'source = "a"\n[backbone.config]\n'])
 def test_a_backbone_has_exactly_one_origin(tmp_path, backbone):
     with pytest.raises(ConfigError, match="exactly one of source, recipe and config"):

@@ -16,10 +16,14 @@ from streamdet.errors import ConfigError, MissingError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[float, float]  # from, to
+ShareRange = tuple[Share, Share]
+Positive = Annotated[float, Field(gt=0)]
+PositiveRange = tuple[Positive, Positive]
 
 CodecName = Literal[
     "mulaw", "alaw", "g726", "g723", "gsm", "amr", "opus_nb", "opus_wb", "g722", "msbc", "vox", "mp3", "aac", "vorbis"
 ]
+NoiseName = Literal["coloured", "hum", "babble", "clicks"]
 
 SHIPPED: Final = Path(str(files("streamdet_training.recipes")))
 
@@ -90,28 +94,61 @@ class Data(Section):
 class Augment(Section):
     """How often each change is made to a training clip, and how strongly. Changes come in the order of the keys."""
 
+    speed: Share = 0.0
+    """Share of clips played faster or slower; pitch goes with it."""
+    speed_by: PositiveRange = (0.94, 1.06)
+    """How much faster, from and to; 1 changes nothing."""
     room: Share = 0.0
-    """Share of clips heard in a made-up room (noise that decays exponentially)."""
-    room_rt60_s: Range = (0.1, 0.5)
+    """Share of clips heard in a made-up room: echoes of its walls, then a tail whose high notes die first."""
+    room_rt60_s: PositiveRange = (0.1, 0.5)
     """Its reverberation time (s), from and to."""
+    noise: Share = 0.0
+    """Share of clips with noise of one kind."""
+    noise_snr_db: Range = (5.0, 45.0)
+    """Its signal to noise ratio (dB), from and to."""
+    noise_kinds: Annotated[tuple[NoiseName, ...], Field(min_length=1)] = get_args(NoiseName)
+    """Kinds to draw from: white to brown noise, mains hum, made-up talkers, clicks; also with repeated names."""
+    noise_folder: Path | None = None
+    """Recordings, in subfolders too; where such a folder is given, half of the noises come from it."""
+    rawboost: Share = 0.0
+    """Share of clips distorted by RawBoost."""
+    rawboost_algorithms: Annotated[tuple[Annotated[int, Field(ge=1, le=8)], ...], Field(min_length=1)] = (3, 5)
+    """Numbers to draw from, 1 to 8 as published. The field uses 5 for calls and 3 for media."""
     equaliser: Share = 0.0
     """Share of clips with a spectral tilt and one broad peak or dip."""
+    handset: Share = 0.0
+    """Share of clips through a telephone's microphone: about 300 to 3400 Hz, rising, with a resonance."""
+    clipping: Share = 0.0
+    """Share of clips that are overdriven, cut off hard or bent softly."""
+    clipping_share: ShareRange = (0.001, 0.05)
+    """Share of the samples of such a clip that reach the limit, from and to."""
+    resampling: Share = 0.0
+    """Share of clips that pass through another rate, by a converter that is anything from good to poor."""
+    resampling_hz: Annotated[tuple[Annotated[int, Field(ge=4000)], ...], Field(min_length=1)] = (
+        8000,
+        11025,
+        12000,
+        22050,
+    )
+    """Rates to draw from (Hz)."""
     band_limit: Share = 0.0
     """Share of clips that lose what lies above `band_limit_hz`."""
     band_limit_hz: Range = (3300.0, 7500.0)
     """The upper limit (Hz), from and to."""
     gain_dbfs: Range = (-35.0, -12.0)
     """Every clip is brought to a level in this range (RMS, dB of full scale)."""
-    noise: Share = 0.0
-    """Share of clips with coloured noise: power falls as frequency to the power 0 to 2."""
-    noise_snr_db: Range = (5.0, 45.0)
-    """Its signal to noise ratio (dB), from and to."""
     codec: Share = 0.0
     """Share of clips that are coded and decoded by one of `codecs`, at a bit rate drawn from those it is used at."""
     codecs: Annotated[tuple[CodecName, ...], Field(min_length=1)] = get_args(CodecName)
     """Codecs to draw from, by name; a name given twice is drawn twice as often."""
     tandem: Share = 0.0
     """Share of coded clips that go through a second one, as from a mobile to a telephone line."""
+    packet_loss: Share = 0.0
+    """Share of clips that lose frames of 10 to 30 ms, in bursts, and conceal them as receivers do."""
+    packet_loss_share: ShareRange = (0.005, 0.15)
+    """Share of the frames of such a clip that are lost, from and to."""
+    jitter: Share = 0.0
+    """Share of clips that pass through a jitter buffer, which repeats and drops pitch periods."""
     mask_frames: Share = 0.0
     """Share of feature frames that are masked in spans of 10, inside the network (SpecAugment)."""
     mask_features: Share = 0.0
@@ -189,7 +226,7 @@ def load(name: str | Path) -> Recipe:
     """Read a recipe: a file, or the name of one that ships with the package.
 
     Raises:
-        MissingError: neither exists.
+        MissingError: neither exists, or the folder of noises that it names does not.
         ConfigError: it is not a recipe.
     """
     path = Path(name)
@@ -202,4 +239,7 @@ def load(name: str | Path) -> Recipe:
     origins = {key for key in ("source", "recipe", "config") if getattr(recipe.backbone, key) is not None}
     if len(origins) != 1:
         raise ConfigError.of("backbone", sorted(origins), "exactly one of source, recipe and config")
+    folder = recipe.augment.noise_folder
+    if folder is not None and not folder.is_dir():
+        raise MissingError.of("augment.noise_folder", str(folder), "a folder that exists")
     return recipe
