@@ -264,3 +264,12 @@ def test_the_learning_rate_rises_along_a_line_and_falls_along_a_cosine(tiny):
     assert rates[60] == pytest.approx(0.5)
     assert rates[110] == pytest.approx(0)
     assert max(rates) == rates[9] == 1
+
+
+def test_a_system_that_trains_and_judges_is_refused(tiny, manifest_csv, tmp_path):
+    manifest_csv.write_text(manifest_csv.read_text("utf-8").replace("a1", "a0"), "utf-8")
+    with pytest.raises(DataError, match="in train and dev: 'system:a0'"):
+        train.train(tiny.recipe(), tmp_path / "run", data=[manifest_csv])
+    assert not (tmp_path / "run").exists()
+    allowed = tiny.recipe(data={"allow_overlap": ["system:a0"]}, train={"steps": 1})
+    train.train(allowed, tmp_path / "run", data=[manifest_csv])

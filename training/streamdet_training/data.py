@@ -1,24 +1,35 @@
 """What to learn from and to measure on: any number of manifests and corpora, read into one list of clips."""
 
-import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from os.path import abspath
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from streamdet.errors import DataError, MissingError, UsageError
 from streamdet_training.clips import UNKNOWN, Clip, Label, Split, existing, label
+from streamdet_training.corpora import READERS, Reader
+from streamdet_training.rows import table
 
-__all__ = ["FORMATS", "Clip", "Label", "Split", "load", "read_asvspoof2019_la", "read_manifest"]
+__all__ = ["FORMATS", "Clip", "Format", "Label", "Split", "load", "read_manifest"]
+
+# The names of FORMATS, where types want to know them.
+Format = Literal[
+    "csv",
+    "asvspoof2019_la",
+    "asvspoof2021_la",
+    "asvspoof2021_la_progress",
+    "asvspoof2021_la_hidden",
+    "asvspoof2021_df",
+    "asvspoof2021_df_progress",
+    "asvspoof2021_df_hidden",
+    "asvspoof5",
+    "in_the_wild",
+    "mlaad",
+    "wavefake",
+    "folders",
+]
 
 BOTH: Final[tuple[Label, ...]] = ("bonafide", "spoof")
-
-# ASVspoof names its splits after files of its own.
-_ASVSPOOF_2019: Final[dict[Split, tuple[str, str]]] = {
-    "train": ("ASVspoof2019.LA.cm.train.trn.txt", "ASVspoof2019_LA_train"),
-    "dev": ("ASVspoof2019.LA.cm.dev.trl.txt", "ASVspoof2019_LA_dev"),
-    "test": ("ASVspoof2019.LA.cm.eval.trl.txt", "ASVspoof2019_LA_eval"),
-}
 
 
 def load(form: str, paths: Sequence[str | Path], split: Split | None, *, classes: Sequence[Label] = BOTH) -> list[Clip]:
@@ -58,40 +69,11 @@ def read_manifest(path: Path, split: str | None = None) -> list[Clip]:
 
     Raises:
         MissingError: no such manifest, or a row names a file that is not there.
-        DataError: a column is missing, or a label is unknown.
+        DataError: a column is missing, a row is too long or too short, or a label is unknown.
     """
     if not path.is_file():
         raise MissingError.of("manifest", str(path), "a CSV file")
-    return [clip for clip in _rows(path) if split is None or clip.split == split]
-
-
-def read_asvspoof2019_la(root: Path, split: Split | None = None) -> list[Clip]:
-    """Read protocols of ASVspoof 2019 LA: lines of `SPEAKER FILE - ATTACK LABEL`.
-
-    Args:
-        root: the corpus's folder, with `ASVspoof2019_LA_cm_protocols` in it.
-        split: `test` is what the corpus calls eval; None reads all three.
-
-    Raises:
-        MissingError: no such protocol, or it names a file that is not there.
-        DataError: a line has other columns, or an unknown label.
-    """
-    if split is None:
-        return [clip for each in _ASVSPOOF_2019 for clip in read_asvspoof2019_la(root, each)]
-    protocol_name, folder = _ASVSPOOF_2019[split]
-    protocol = root / "ASVspoof2019_LA_cm_protocols" / protocol_name
-    if not protocol.is_file():
-        raise MissingError.of("protocol", str(protocol), "a file of ASVspoof 2019 LA")
-    clips = []
-    for number, line in enumerate(protocol.read_text("utf-8").splitlines(), 1):
-        where = f"{protocol}:{number}"
-        columns = line.split()
-        if len(columns) != 5:
-            raise DataError.of(f"{where} columns", len(columns), "5: speaker, file, -, attack, label")
-        speaker, name, _, attack, word = columns
-        audio = existing(root / folder / "flac" / f"{name}.flac", where)
-        clips.append(Clip(path=audio, label=label(word, where), speaker=speaker, system=attack, split=split))
-    return clips
+    return [_clip(path, where, row) for where, row in table(path, ("path", "label")) if split in {None, _split(row)}]
 
 
 def _read(form: str, given: str | Path, split: Split | None) -> list[Clip]:
@@ -106,24 +88,21 @@ def _read(form: str, given: str | Path, split: Split | None) -> list[Clip]:
     return FORMATS[form](Path(given), split)
 
 
-def _rows(path: Path) -> Iterator[Clip]:
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        missing = {"path", "label"} - set(rows.fieldnames or ())
-        if missing:
-            raise DataError.of(f"{path} columns", rows.fieldnames, f"{', '.join(sorted(missing))} among them")
-        for row in rows:
-            where = f"{path}:{rows.line_num}"
-            yield Clip(
-                path=existing(path.parent / (row["path"] or ""), where),
-                label=label(row["label"] or "", where),
-                speaker=row.get("speaker") or UNKNOWN,
-                system=row.get("system") or UNKNOWN,
-                source=row.get("source_repo") or UNKNOWN,
-                channel=_channel(row.get("note") or ""),
-                split=row.get("split") or UNKNOWN,
-                duration_s=_seconds(row.get("duration_s"), where),
-            )
+def _clip(manifest: Path, where: str, row: Mapping[str, str]) -> Clip:
+    return Clip(
+        path=existing(manifest.parent / row["path"], where),
+        label=label(row["label"], where),
+        speaker=row.get("speaker") or UNKNOWN,
+        system=row.get("system") or UNKNOWN,
+        source=row.get("source_repo") or UNKNOWN,
+        channel=_channel(row.get("note") or ""),
+        split=_split(row),
+        duration_s=_seconds(row.get("duration_s"), where),
+    )
+
+
+def _split(row: Mapping[str, str]) -> str:
+    return row.get("split") or UNKNOWN
 
 
 def _channel(note: str) -> str:
@@ -137,7 +116,4 @@ def _seconds(text: str | None, where: str) -> float | None:
         raise DataError.of(f"{where} duration_s", text, "seconds") from None
 
 
-FORMATS: Final[dict[str, Callable[[Path, Split | None], list[Clip]]]] = {
-    "csv": read_manifest,
-    "asvspoof2019_la": read_asvspoof2019_la,
-}
+FORMATS: Final[dict[str, Reader]] = {"csv": read_manifest, **READERS}

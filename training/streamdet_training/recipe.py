@@ -13,6 +13,7 @@ from streamdet import config
 from streamdet.bundle import FORMAT, Audio, Calibration, Decision, FileEntry, Manifest, Model
 from streamdet.config import Section
 from streamdet.errors import ConfigError, MissingError
+from streamdet_training.data import Format
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[float, float]  # from, to
@@ -85,10 +86,12 @@ class Window(Section):
 class Data(Section):
     """What to learn from."""
 
-    format: Literal["csv", "asvspoof2019_la"] = "csv"
-    """csv: a manifest with the columns path, label, split; asvspoof2019_la: the folder that holds the corpus."""
+    format: Format = "csv"
+    """What a plain path is: csv, a manifest with the columns path, label, split, or the name of a corpus's layout."""
     path: Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)] = ()
     """Manifest or folder of a corpus, or a list of them; FORMAT:PATH says what one is. `--data` goes before it."""
+    allow_overlap: tuple[Annotated[str, Field(pattern="^(speaker|system):.")], ...] = ()
+    """Who may be in train and in dev: `speaker:NAME` and `system:NAME`; a `*` at the end stands for any ending."""
 
 
 class Augment(Section):

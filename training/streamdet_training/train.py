@@ -29,6 +29,7 @@ from streamdet_training.data import Clip, Split, load
 from streamdet_training.model import Detector
 from streamdet_training.recipe import Recipe
 from streamdet_training.scores import by_class, score_clips
+from streamdet_training.splits import refuse_overlap
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ def train(how: Recipe, out: Path, *, data: Sequence[str | Path] = (), resume: bo
         raise UsageError.of("out", str(out), "a new folder, or --resume")
     splits: tuple[Split, ...] = ("train", "dev")
     clips: dict[Split, list[Clip]] = {split: load(how.data.format, how.data.path, split) for split in splits}
+    refuse_overlap(clips, how.data.allow_overlap)
     how = _with_backbone(how, out)
 
     # Set everything up. accelerate finds the devices; each process takes every n-th batch.
