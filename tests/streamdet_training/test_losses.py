@@ -144,6 +144,13 @@ def test_the_pitch_period_is_found(period):
     assert losses.pitch_period(hum(period=period), RATE_HZ) == pytest.approx(period, abs=1)
 
 
+def test_a_jitter_buffer_may_change_at_any_time(monkeypatch):
+    clip = hum(1200)
+    for time in range(clip.size):
+        monkeypatch.setattr(losses, "_change_times", lambda *_args, time=time: [time])
+        assert losses.jitter(clip, RATE_HZ, np.random.default_rng(0)).shape == clip.shape
+
+
 def test_a_jitter_buffer_stretches_and_shrinks_and_never_runs_ahead():
     """Where a chirp stands tells how late it is: its frequency is its time."""
     time_s = np.arange(4 * RATE_HZ) / RATE_HZ

@@ -170,8 +170,8 @@ def jitter(samples: Samples, rate_hz: int, rng: np.random.Generator) -> Samples:
     pieces, at, late = [], 0, 0
     for time in times:
         period = pitch_period(samples[:time], rate_hz)
-        if time - at < 2 * longest or samples.size - time < longest:  # no room to blend
-            continue
+        if time - at < 2 * longest or samples.size - time < longest or period > longest:
+            continue  # no room to blend, or too early in the clip to know a period
         grow = late < period or (late + period < DEPTH_S * rate_hz and rng.random() < 0.5)
         resume = time - period if grow else time + period
         pieces.append(_leading_to(samples, at, time, resume, blend=max(1, period // 2)))
