@@ -79,9 +79,10 @@ def conceal(
         blend = min(round(BLEND_S * rate_hz), samples.size - stop)
         # What was received must not be heard before it comes: the history is what has been played so far.
         made = MAKERS[how](heard[:start], stop - start + blend, frame_samples, rate_hz, rng)
-        heard[start:stop] = made[: stop - start]
+        lead = made.size - (stop - start) - blend  # what a receiver that plays a little late can still change
+        heard[start - lead : stop] = made[: made.size - blend]
         rise = (np.arange(blend) + 1) / (blend + 1)
-        heard[stop : stop + blend] = rise * samples[stop : stop + blend] + (1 - rise) * made[stop - start :]
+        heard[stop : stop + blend] = rise * samples[stop : stop + blend] + (1 - rise) * made[made.size - blend :]
     return heard
 
 
@@ -94,6 +95,7 @@ def _bursts(lost: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
 def _repeat_period(
     history: Samples, length: int, _frame: int, rate_hz: int, _rng: np.random.Generator
 ) -> NDArray[np.floating]:
+    """Behind the end of what was heard, which is blended into it, as Appendix I does with its delay of 3.75 ms."""
     period = pitch_period(history, rate_hz)
     if not 0 < period <= history.size:
         return np.zeros(length)
@@ -103,7 +105,7 @@ def _repeat_period(
     if blend:
         rise = (np.arange(blend) + 1) / (blend + 1)
         cycle[-blend:] = (1 - rise) * cycle[-blend:] + rise * history[-period - blend : -period]
-    return np.resize(cycle, length) * _fade(length, rate_hz)
+    return np.concatenate([cycle[cycle.size - blend :], np.resize(cycle, length) * _fade(length, rate_hz)])
 
 
 def _repeat_frame(
