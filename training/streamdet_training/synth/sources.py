@@ -1,0 +1,62 @@
+"""The bona fide clips that material is made from: of a manifest, of a folder, or files by name."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from streamdet.audio import Samples, read_recording
+from streamdet.errors import DataError, MissingError
+from streamdet_training.data import Clip, read_manifest
+
+SUFFIXES: Final = frozenset((".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".rf64"))
+RATES_HZ: Final = (8000, 48000)  # what the daemon takes
+
+
+def find(paths: Sequence[Path], split: str) -> list[Clip]:
+    """List bona fide clips.
+
+    Args:
+        paths: manifests (`.csv`, of which the bona fide rows of `split` count), folders (every recording below; of
+            `bonafide/` alone where there is one; the name of a subfolder is its speaker) and recordings.
+        split: of manifests the split that is read; of other recordings the split that they are said to be of.
+
+    Raises:
+        MissingError: a path is not there.
+        DataError: there is not one bona fide clip.
+    """
+    clips = [clip for path in paths for clip in _of(path, split)]
+    if not clips:
+        raise DataError.of("bona fide clips", 0, f"at least one in {', '.join(map(str, paths))}")
+    return list({clip.path: clip for clip in clips}.values())
+
+
+def _of(path: Path, split: str) -> Iterator[Clip]:
+    if path.is_dir():
+        root = path / "bonafide" if (path / "bonafide").is_dir() else path
+        for file in sorted(root.rglob("*")):
+            if file.suffix.lower() in SUFFIXES:
+                inside = file.relative_to(root).parts
+                yield Clip(path=file, label="bonafide", speaker=inside[0] if len(inside) > 1 else "-", split=split)
+    elif path.suffix.lower() == ".csv":
+        yield from (clip for clip in read_manifest(path, split) if clip.label == "bonafide")
+    elif path.is_file():
+        yield Clip(path=path, label="bonafide", split=split)
+    else:
+        raise MissingError.of("recordings", str(path), "a manifest CSV, a folder or a recording")
+
+
+def read(path: Path) -> tuple[Samples, int]:
+    """Read the first channel `(T,)` and the rate of a clip, as training does.
+
+    Raises:
+        MissingError, DataError: it is not there, not audio, at a rate that no call has, or not finite.
+    """
+    audio, rate_hz = read_recording(path)
+    if not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
+        raise DataError.of("rate", rate_hz, f"{RATES_HZ[0]} to {RATES_HZ[1]} Hz")
+    samples = audio[:, 0]
+    if not np.isfinite(samples).all():
+        raise DataError.of("samples", "NaN or infinity", "finite numbers")
+    return np.ascontiguousarray(samples), rate_hz
