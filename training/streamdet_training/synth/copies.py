@@ -47,20 +47,27 @@ class Made(NamedTuple):
 
 
 def plan(clips: Sequence[Clip], out: Path, names: Sequence[str], per_clip: int, seed: int) -> list[Task]:
-    """Give each clip `per_clip` of the systems: drawn by the clip's name and the seed, so a later run draws the same."""
+    """Give each clip `per_clip` of the systems, drawn by its name and the seed: a later run draws the same."""
     tasks = []
     for clip in clips:
         order = _generator(seed, str(clip.path.name)).permutation(len(names))[:per_clip]
         tag = hashlib.sha256(os.path.relpath(clip.path, out).encode()).hexdigest()[:6]  # two folders, one file name
-        for name in (names[at] for at in sorted(order)):
-            tasks.append(Task(clip, name, seed, out / name / f"{clip.path.stem}-{tag}-{seed}.flac"))
+        file = f"{clip.path.stem}-{tag}-{seed}.flac"
+        tasks += [Task(clip, names[at], seed, out / names[at] / file) for at in sorted(order)]
     return tasks
 
 
-def make(tasks: Sequence[Task], out: Path, *, min_s: float, jobs: int) -> int:
+def make(tasks: Sequence[Task], out: Path, weights: Path, *, min_s: float, jobs: int) -> int:
     """Make what is not there yet, and list everything in the manifest of `out`.
 
     A clip that cannot be used is one line in the log; one shorter than `min_s` is counted.
+
+    Args:
+        tasks: what to make.
+        out: the folder, `Task.path` below it.
+        weights: folder of the trained vocoders' weights.
+        min_s: shorter clips are passed over (s).
+        jobs: processes; 1 is this one.
 
     Returns:
         0, or the exit code of the last failure.
@@ -76,7 +83,7 @@ def make(tasks: Sequence[Task], out: Path, *, min_s: float, jobs: int) -> int:
     log.info("%d to make, %d are there", len(left), len(tasks) - len(left))
     code, listed_s = 0, time.monotonic()
     tally = _Tally()
-    for made in _run(left, min_s, jobs):
+    for made in _run(left, weights, min_s, jobs):
         if made.error is not None:
             log.error("%s: %s: %s", made.task.clip.path, made.task.system, made.error)
             code = made.exit_code
@@ -92,14 +99,14 @@ def make(tasks: Sequence[Task], out: Path, *, min_s: float, jobs: int) -> int:
     return code
 
 
-def _run(tasks: Sequence[Task], min_s: float, jobs: int) -> Iterator[Made]:
+def _run(tasks: Sequence[Task], weights: Path, min_s: float, jobs: int) -> Iterator[Made]:
     if jobs == 1:
-        yield from (_make(task, min_s) for task in tasks)
+        yield from (_make(task, weights, min_s) for task in tasks)
         return
     # Fresh processes: a fork of one in which torch has started threads may wait for ever.
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_settle) as pool:
         try:
-            for done in as_completed([pool.submit(_make, task, min_s) for task in tasks]):
+            for done in as_completed([pool.submit(_make, task, weights, min_s) for task in tasks]):
                 yield done.result()
         except BrokenProcessPool:
             raise StreamdetError.of("--jobs", jobs, "processes that live; one was killed, perhaps for memory") from None
@@ -111,13 +118,13 @@ def _settle() -> None:
     torch.set_num_threads(1)  # the processes are the parallelism
 
 
-def _make(task: Task, min_s: float) -> Made:
+def _make(task: Task, weights: Path, min_s: float) -> Made:
     began_s = time.monotonic()
     try:
         samples, rate_hz = sources.read(task.clip.path)
         if samples.size >= min_s * rate_hz:
             name = task.path.stem
-            vocoder = systems.vocoder(task.system, task.path.parents[1] / "gan", name)
+            vocoder = systems.vocoder(task.system, weights, name)
             made = vocoder(samples, rate_hz, _generator(task.seed, f"{task.system}/{name}"))
             listing.save(task.path, match(made, samples, rate_hz), rate_hz)
     except StreamdetError as error:

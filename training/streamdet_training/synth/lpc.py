@@ -28,7 +28,8 @@ def lpc(samples: Samples, rate_hz: int, rng: np.random.Generator) -> Samples:
     size, step = round(rng.uniform(0.020, 0.035) * rate_hz), round(rng.uniform(0.004, 0.012) * rate_hz)
     emphasis = rng.choice([0.0, 0.9, 0.97])
     made = _filter(lfilter([1, -emphasis], [1], audio), excitation, order, size, step)
-    return lfilter([1], [1, -emphasis], made).astype(np.float32)
+    speech: Samples = lfilter([1], [1, -emphasis], made).astype(np.float32)
+    return speech
 
 
 def _excite(f0: Array, rate_hz: int, rng: np.random.Generator) -> Array:

@@ -38,7 +38,8 @@ def match(made: Samples, original: Samples, rate_hz: int) -> Samples:
     share = np.clip(np.minimum((time - first) / fade, (last - time) / fade) + 1, 0, 1)
     mixed = share * levelled + (1 - share) * original
     # Phases that line up make peaks that the original has not; clipping them would be heard.
-    return (mixed / max(1.0, np.abs(mixed).max() / 0.999)).astype(np.float32)
+    quiet: Samples = (mixed / max(1.0, np.abs(mixed).max() / 0.999)).astype(np.float32)
+    return quiet
 
 
 def speech_span(samples: Samples, rate_hz: int) -> tuple[int, int]:

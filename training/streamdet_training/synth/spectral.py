@@ -4,9 +4,12 @@ import math
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torchaudio.transforms import GriffinLim, InverseMelScale, MelSpectrogram
 
 from streamdet.audio import Samples
+
+Array = NDArray[np.floating]
 
 
 def griffin_lim(samples: Samples, rate_hz: int, rng: np.random.Generator) -> Samples:
@@ -17,7 +20,9 @@ def griffin_lim(samples: Samples, rate_hz: int, rng: np.random.Generator) -> Sam
     power = float(rng.choice([1.0, 2.0]))
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(int(rng.integers(2**62)))  # torchaudio draws the first phase from the global generator
-        mel = MelSpectrogram(rate_hz, n_fft=n_fft, hop_length=hop, n_mels=n_mels, power=power)(torch.from_numpy(samples))
+        mel = MelSpectrogram(rate_hz, n_fft=n_fft, hop_length=hop, n_mels=n_mels, power=power)(
+            torch.from_numpy(samples)
+        )
         if rng.random() < 0.3:  # as smooth as an acoustic model's
             mel = torch.nn.functional.avg_pool1d(mel, 3, stride=1, padding=1, count_include_pad=False)
         linear = InverseMelScale(n_fft // 2 + 1, n_mels, rate_hz, driver="gelsd")(mel)
@@ -57,27 +62,30 @@ def most_mels(rate_hz: int, n_fft: int) -> int:
     return int(2 * 0.62 * top / (rate_hz / n_fft)) - 1
 
 
-def _angle(size: np.ndarray, n_fft: int, hop: int, rng: np.random.Generator) -> np.ndarray:
+def _angle(size: Array, n_fft: int, hop: int, rng: np.random.Generator) -> Array:
     """Draw a kind of phase for magnitudes `(bins, frames)`."""
     bins, frames = np.arange(size.shape[0])[:, None], np.arange(size.shape[1])
     middle = np.pi * bins  # energy in the middle of the frame: at its edges the window would take it away
     kind = rng.integers(4)
+    angle: Array
     if kind == 0:
-        return rng.uniform(-np.pi, np.pi, size.shape)
-    if kind == 1:
-        return np.broadcast_to(middle, size.shape)
-    if kind == 2:
-        return middle + _least_phase(size, n_fft)
-    return rng.uniform(-np.pi, np.pi, bins.shape) + 2 * np.pi * bins * hop / n_fft * frames
+        angle = rng.uniform(-np.pi, np.pi, size.shape)
+    elif kind == 1:
+        angle = np.broadcast_to(middle, size.shape)
+    elif kind == 2:
+        angle = middle + _least_phase(size, n_fft)
+    else:
+        angle = rng.uniform(-np.pi, np.pi, bins.shape) + 2 * np.pi * bins * hop / n_fft * frames
+    return angle
 
 
-def _least_phase(size: np.ndarray, n_fft: int) -> np.ndarray:
+def _least_phase(size: Array, n_fft: int) -> Array:
     """Phase of the minimum-phase sound with these magnitudes: fold the cepstrum (Oppenheim and Schafer)."""
     cepstrum = np.fft.irfft(np.log(size + 1e-7), n_fft, axis=0)
     fold = np.zeros((n_fft, 1))
     fold[0] = fold[n_fft // 2] = 1
     fold[1 : n_fft // 2] = 2
-    least: np.ndarray = np.fft.rfft(cepstrum * fold, axis=0).imag
+    least: Array = np.fft.rfft(cepstrum * fold, axis=0).imag
     return least
 
 

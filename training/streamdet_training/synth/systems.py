@@ -25,7 +25,7 @@ TRAINED: Final = ("gan", "istft")
 """Those that are trained on the clips first."""
 
 
-def known(names: str) -> list[str]:
+def read(names: str) -> list[str]:
     """Read a list of systems, separated by commas.
 
     Raises:
