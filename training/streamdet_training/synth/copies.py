@@ -9,15 +9,16 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 import numpy as np
 import soundfile
 import torch
 
-from streamdet.errors import StreamdetError
-from streamdet_training.data import Clip
+from streamdet.audio import Samples
+from streamdet.errors import DataError, StreamdetError
+from streamdet_training.clips import Clip
 from streamdet_training.synth import listing, sources, systems
 from streamdet_training.synth.listing import Row
 from streamdet_training.synth.match import match
@@ -28,32 +29,33 @@ LISTED_EVERY_S: Final = 15.0  # a reader of a long run's manifest need not wait 
 
 
 class Task(msgspec.Struct, frozen=True):
-    """One clip to make by one system."""
+    """One clip, and where it goes by which system."""
 
     clip: Clip
-    system: str
+    paths: dict[str, Path]
     seed: int
-    path: Path
-    """Where it goes."""
 
 
-class Made(NamedTuple):
+class Done(msgspec.Struct):
     """What became of a task."""
 
     task: Task
-    error: str | None
-    exit_code: int
-    spent_s: float
+    spent_s: dict[str, float] = {}
+    """What was made, and how long it took."""
+    errors: list[StreamdetError] = []
+    """What was not."""
+    short: bool = False
+    """The clip was passed over."""
 
 
 def plan(clips: Sequence[Clip], out: Path, names: Sequence[str], per_clip: int, seed: int) -> list[Task]:
     """Give each clip `per_clip` of the systems, drawn by its name and the seed: a later run draws the same."""
     tasks = []
     for clip in clips:
-        order = _generator(seed, str(clip.path.name)).permutation(len(names))[:per_clip]
+        order = _generator(seed, clip.path.name).permutation(len(names))[:per_clip]
         tag = hashlib.sha256(os.path.relpath(clip.path, out).encode()).hexdigest()[:6]  # two folders, one file name
         file = f"{clip.path.stem}-{tag}-{seed}.flac"
-        tasks += [Task(clip, names[at], seed, out / names[at] / file) for at in sorted(order)]
+        tasks.append(Task(clip, {names[at]: out / names[at] / file for at in sorted(order)}, seed))
     return tasks
 
 
@@ -64,7 +66,7 @@ def make(tasks: Sequence[Task], out: Path, weights: Path, *, min_s: float, jobs:
 
     Args:
         tasks: what to make.
-        out: the folder, `Task.path` below it.
+        out: the folder, the paths of `tasks` below it.
         weights: folder of the trained vocoders' weights.
         min_s: shorter clips are passed over (s).
         jobs: processes; 1 is this one.
@@ -73,24 +75,26 @@ def make(tasks: Sequence[Task], out: Path, weights: Path, *, min_s: float, jobs:
         0, or the exit code of the last failure.
     """
     rows = listing.read(out)
-    left = []
+    there = 0
     for task in tasks:
-        if task.path.is_file():
-            row = _row(task, out)
-            rows.setdefault(row.path, row)
-        else:
-            left.append(task)
-    log.info("%d to make, %d are there", len(left), len(tasks) - len(left))
-    code, listed_s = 0, time.monotonic()
-    tally = _Tally()
-    for made in _run(left, weights, min_s, jobs):
-        if made.error is not None:
-            log.error("%s: %s: %s", made.task.clip.path, made.task.system, made.error)
-            code = made.exit_code
-        elif made.task.path.is_file():
-            row = _row(made.task, out)
+        for name, path in task.paths.items():
+            if path.is_file():
+                there += 1
+                row = _row(task.clip, name, path, out)
+                rows.setdefault(row.path, row)
+    left = [rest for rest in map(_rest, tasks) if rest.paths]
+    log.info("%d to make, %d are there", sum(len(task.paths) for task in left), there)
+    tally, listed_s, code = _Tally(), time.monotonic(), 0
+    for done in _run(left, weights, min_s, jobs):
+        for error in done.errors:
+            log.error("%s: %s", done.task.clip.path, error)
+            code = error.exit_code
+        for name in done.spent_s:
+            row = _row(done.task.clip, name, done.task.paths[name], out)
             rows[row.path] = row
-        tally.add(made)
+            tally.add(name, row.duration_s, done.spent_s[name])
+        tally.short += done.short
+        tally.failed += bool(done.errors)
         if time.monotonic() - listed_s > LISTED_EVERY_S:
             listing.write(out, rows.values())
             listed_s = time.monotonic()
@@ -99,7 +103,12 @@ def make(tasks: Sequence[Task], out: Path, weights: Path, *, min_s: float, jobs:
     return code
 
 
-def _run(tasks: Sequence[Task], weights: Path, min_s: float, jobs: int) -> Iterator[Made]:
+def _rest(task: Task) -> Task:
+    """What is left of a task."""
+    return Task(task.clip, {name: path for name, path in task.paths.items() if not path.is_file()}, task.seed)
+
+
+def _run(tasks: Sequence[Task], weights: Path, min_s: float, jobs: int) -> Iterator[Done]:
     if jobs == 1:
         yield from (_make(task, weights, min_s) for task in tasks)
         return
@@ -118,28 +127,41 @@ def _settle() -> None:
     torch.set_num_threads(1)  # the processes are the parallelism
 
 
-def _make(task: Task, weights: Path, min_s: float) -> Made:
-    began_s = time.monotonic()
+def _make(task: Task, weights: Path, min_s: float) -> Done:
+    done = Done(task)
     try:
         samples, rate_hz = sources.read(task.clip.path)
-        if samples.size >= min_s * rate_hz:
-            name = task.path.stem
-            vocoder = systems.vocoder(task.system, weights, name)
-            made = vocoder(samples, rate_hz, _generator(task.seed, f"{task.system}/{name}"))
-            listing.save(task.path, match(made, samples, rate_hz), rate_hz)
+        done.short = samples.size < min_s * rate_hz
+        if done.short:
+            return done
+        for name, path in task.paths.items():
+            began_s = time.monotonic()
+            made = _vocoded(name, samples, rate_hz, weights, task)
+            listing.save(path, match(made, samples, rate_hz), rate_hz)
+            done.spent_s[name] = time.monotonic() - began_s
     except StreamdetError as error:
-        return Made(task, str(error), error.exit_code, time.monotonic() - began_s)
-    return Made(task, None, 0, time.monotonic() - began_s)
+        done.errors.append(error)
+    return done
 
 
-def _row(task: Task, out: Path) -> Row:
-    about = soundfile.info(task.path)
-    clip = task.clip
+def _vocoded(name: str, samples: Samples, rate_hz: int, weights: Path, task: Task) -> Samples:
+    clip = task.paths[name].stem
+    vocoder = systems.vocoder(name, weights, clip)
+    try:
+        return vocoder(samples, rate_hz, _generator(task.seed, f"{name}/{clip}"))
+    except (ValueError, RuntimeError, np.linalg.LinAlgError) as error:
+        # The libraries' ways to say that a recording is like no speech.
+        first = str(error).partition("\n")[0]
+        raise DataError.of(f"{name} of recording", task.clip.path.name, f"something like speech ({first})") from error
+
+
+def _row(clip: Clip, system: str, path: Path, out: Path) -> Row:
+    about = soundfile.info(path)
     return Row(
-        path=str(task.path.relative_to(out)),
+        path=path.relative_to(out).as_posix(),
         label="spoof",
         speaker=clip.speaker,
-        system=f"synth-{task.system}",
+        system=f"synth-{system}",
         source_repo=clip.source,
         rate_hz=about.samplerate,
         duration_s=round(about.duration, 3),
@@ -156,25 +178,15 @@ class _Tally:
     """What each system made, and how fast."""
 
     def __init__(self) -> None:
-        self._clips: dict[str, int] = {}
-        self._audio_s: dict[str, float] = {}
-        self._spent_s: dict[str, float] = {}
-        self._short = self._failed = 0
+        self._made: dict[str, tuple[int, float, float]] = {}
+        self.short = self.failed = 0
 
-    def add(self, made: Made) -> None:
-        name = made.task.system
-        if made.error is not None:
-            self._failed += 1
-        elif not made.task.path.is_file():
-            self._short += 1
-        else:
-            self._clips[name] = self._clips.get(name, 0) + 1
-            self._audio_s[name] = self._audio_s.get(name, 0.0) + soundfile.info(made.task.path).duration
-            self._spent_s[name] = self._spent_s.get(name, 0.0) + made.spent_s
+    def add(self, system: str, audio_s: float, spent_s: float) -> None:
+        clips, audio, spent = self._made.get(system, (0, 0.0, 0.0))
+        self._made[system] = (clips + 1, audio + audio_s, spent + spent_s)
 
     def log(self) -> None:
-        for name, clips in self._clips.items():
-            audio_s, spent_s = self._audio_s[name], self._spent_s[name]
+        for name, (clips, audio_s, spent_s) in self._made.items():
             log.info("%s: %d clips, %.0f s, %.0f x real time a process", name, clips, audio_s, audio_s / spent_s)
-        if self._short or self._failed:
-            log.info("%d passed over as too short, %d failed", self._short, self._failed)
+        if self.short or self.failed:
+            log.info("%d clips passed over as too short, %d failed", self.short, self.failed)

@@ -63,7 +63,9 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Add to `(B, width, T)`."""
-        for first, second in self._pairs:  # type: ignore[misc] # of a list of modules torch says no more than that
+        first: nn.Module
+        second: nn.Module
+        for first, second in self._pairs:  # type: ignore[misc] # torch does not say that it is a list of lists
             x = x + second(leaky_relu(first(leaky_relu(x, 0.1)), 0.1))
         return x
 
@@ -84,9 +86,12 @@ class Grower(nn.Module):
     def forward(self, mel: Tensor) -> Tensor:
         """Make a waveform."""
         x: Tensor = self._first(mel)
+        up: nn.Module
+        narrow: nn.Module
+        wide: nn.Module
         for up, narrow, wide in self._stages:  # type: ignore[misc] # as above
-            x = up(leaky_relu(x, 0.1))  # type: ignore[has-type]
-            x = (narrow(x) + wide(x)) / 2  # type: ignore[has-type]
+            x = up(leaky_relu(x, 0.1))
+            x = (narrow(x) + wide(x)) / 2
         return torch.tanh(self._last(leaky_relu(x, 0.1))).squeeze(1)
 
 

@@ -31,6 +31,7 @@ def match(made: Samples, original: Samples, rate_hz: int) -> Samples:
     if not np.isfinite(made).all() or not made.any():
         raise DataError.of("vocoder output", "nothing" if np.isfinite(made).all() else "NaN", "sound")
     first, last = speech_span(original, rate_hz)
+    made *= np.sqrt(np.square(original, dtype=np.float64).sum() / np.square(made).sum())
     gain = np.sqrt((_power(original, rate_hz) + 1e-12) / (_power(made, rate_hz) + 1e-12))
     levelled = made * np.minimum(gain, LOUDER)
     time = np.arange(original.size)

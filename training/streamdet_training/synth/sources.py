@@ -8,43 +8,49 @@ import numpy as np
 
 from streamdet.audio import Samples, read_recording
 from streamdet.errors import DataError, MissingError
-from streamdet_training.data import Clip, read_manifest
+from streamdet_training import data
+from streamdet_training.clips import UNKNOWN, Clip, Split
 
 SUFFIXES: Final = frozenset((".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".rf64"))
 RATES_HZ: Final = (8000, 48000)  # what the daemon takes
 
 
-def find(paths: Sequence[Path], split: str) -> list[Clip]:
+def find(sources: Sequence[str | Path], split: Split, *, out: Path | None = None) -> list[Clip]:
     """List bona fide clips.
 
     Args:
-        paths: manifests (`.csv`, of which the bona fide rows of `split` count), folders (every recording below; of
-            `bonafide/` alone where there is one; the name of a subfolder is its speaker) and recordings.
+        sources: manifests (`.csv`, or `FORMAT:PATH`), of which the bona fide rows of `split` count; folders: every
+            recording below, of `bonafide/` alone where there is one, a subfolder's name is its speaker; recordings.
         split: of manifests the split that is read; of other recordings the split that they are said to be of.
+        out: where material goes; what lies there is not bona fide, whatever folder it is in.
 
     Raises:
-        MissingError: a path is not there.
+        MissingError: something is not there.
         DataError: there is not one bona fide clip.
     """
-    clips = [clip for path in paths for clip in _of(path, split)]
+    apart = None if out is None else out.resolve()
+    found = [clip for source in sources for clip in _of(str(source), split)]
+    clips = [clip for clip in found if apart is None or not clip.path.resolve().is_relative_to(apart)]
     if not clips:
-        raise DataError.of("bona fide clips", 0, f"at least one in {', '.join(map(str, paths))}")
+        raise DataError.of("bona fide clips", 0, f"at least one in {', '.join(map(str, sources))}")
     return list({clip.path: clip for clip in clips}.values())
 
 
-def _of(path: Path, split: str) -> Iterator[Clip]:
+def _of(source: str, split: Split) -> Iterator[Clip]:
+    path = Path(source)
     if path.is_dir():
         root = path / "bonafide" if (path / "bonafide").is_dir() else path
         for file in sorted(root.rglob("*")):
-            if file.suffix.lower() in SUFFIXES:
+            if file.suffix.lower() in SUFFIXES and not file.name.startswith("."):
                 inside = file.relative_to(root).parts
-                yield Clip(path=file, label="bonafide", speaker=inside[0] if len(inside) > 1 else "-", split=split)
-    elif path.suffix.lower() == ".csv":
-        yield from (clip for clip in read_manifest(path, split) if clip.label == "bonafide")
+                yield Clip(path=file, label="bonafide", speaker=inside[0] if len(inside) > 1 else UNKNOWN, split=split)
+    elif path.suffix.lower() == ".csv" or source.partition(":")[0] in data.FORMATS:
+        known = data.load("csv", [source], split, classes=("bonafide",))
+        yield from (clip for clip in known if clip.label == "bonafide")
     elif path.is_file():
         yield Clip(path=path, label="bonafide", split=split)
     else:
-        raise MissingError.of("recordings", str(path), "a manifest CSV, a folder or a recording")
+        raise MissingError.of("recordings", source, "a manifest CSV, a folder or a recording")
 
 
 def read(path: Path) -> tuple[Samples, int]:
