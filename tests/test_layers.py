@@ -56,7 +56,7 @@ FILES = {"fileinput", "glob", "io", "mmap", "os", "pathlib", "shutil", "soundfil
 READ_THEIR_OWN_FILES = {"streamdet.config", "streamdet.bundle", "streamdet.audio"}
 
 # Where the import has another name than the distribution.
-IMPORT_NAMES = {"onnxruntime_gpu": "onnxruntime", "pyzmq": "zmq"}
+IMPORT_NAMES = {"onnxruntime_gpu": "onnxruntime", "pyworld_prebuilt": "pyworld", "pyzmq": "zmq"}
 
 
 def imports(tree: ast.Module, known: Mapping[str, object]) -> Iterator[str]:

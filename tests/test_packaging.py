@@ -121,5 +121,5 @@ def test_its_entry_points_resolve(wheel, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     found, file = done.stdout.splitlines()
-    assert found.split() == ["evaluate", "export", "streamdet", "train"]
+    assert found.split() == ["evaluate", "export", "streamdet", "synth", "train"]
     assert Path(file).is_relative_to(tmp_path)

@@ -459,6 +459,7 @@ def test_a_fresh_model_learns_ten_clips_and_their_copies_apart(tiny, tmp_path):
     assert len(rows_of(tmp_path / "spoof")) == 40
     how = tiny.recipe(
         mode="full",
+        data={"allow_overlap": ["system:synth-*"]},
         window={"window_s": 1.0, "hop_s": 0.5, "min_speech_s": 0.0, "normalise": True},
         train={"steps": 400, "batch": 16, "lr": 3e-3, "warmup": 20, "crop_s": [1.0], "workers": 0, "check_every": 100},
     )

@@ -10,6 +10,7 @@ from streamdet.audio import Samples, read_recording
 from streamdet.errors import DataError, MissingError
 from streamdet_training import data
 from streamdet_training.clips import UNKNOWN, Clip, Split
+from streamdet_training.synth import systems
 
 SUFFIXES: Final = frozenset((".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".rf64"))
 RATES_HZ: Final = (8000, 48000)  # what the daemon takes
@@ -22,15 +23,14 @@ def find(sources: Sequence[str | Path], split: Split, *, out: Path | None = None
         sources: manifests (`.csv`, or `FORMAT:PATH`), of which the bona fide rows of `split` count; folders: every
             recording below, of `bonafide/` alone where there is one, a subfolder's name is its speaker; recordings.
         split: of manifests the split that is read; of other recordings the split that they are said to be of.
-        out: where material goes; what lies there is not bona fide, whatever folder it is in.
+        out: where material goes; what was made there is not bona fide, whatever folder that is in.
 
     Raises:
         MissingError: something is not there.
         DataError: there is not one bona fide clip.
     """
-    apart = None if out is None else out.resolve()
     found = [clip for source in sources for clip in _of(str(source), split)]
-    clips = [clip for clip in found if apart is None or not clip.path.resolve().is_relative_to(apart)]
+    clips = [clip for clip in found if out is None or not _made_in(out.resolve(), clip.path.resolve())]
     if not clips:
         raise DataError.of("bona fide clips", 0, f"at least one in {', '.join(map(str, sources))}")
     return list({clip.path: clip for clip in clips}.values())
@@ -51,6 +51,14 @@ def _of(source: str, split: Split) -> Iterator[Clip]:
         yield Clip(path=path, label="bonafide", split=split)
     else:
         raise MissingError.of("recordings", source, "a manifest CSV, a folder or a recording")
+
+
+def _made_in(out: Path, path: Path) -> bool:
+    """Is `path` one of the files that `streamdet synth` puts into `out`?"""
+    if not path.is_relative_to(out):
+        return False
+    folder = path.relative_to(out).parts[0]
+    return folder in (*systems.PLAIN, *systems.TRAINED) or folder.startswith("tts-")
 
 
 def read(path: Path) -> tuple[Samples, int]:
