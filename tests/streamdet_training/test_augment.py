@@ -1,5 +1,9 @@
 """Augmentation: any clip stays a clip, and each change does what it says."""
 
+import re
+import tomllib
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
@@ -225,6 +229,15 @@ def test_noise_comes_from_the_folder_half_of_the_time(tmp_path):
         heard = spectrum(augment.add_noise(clip, RATE_HZ, how, rng) - clip)
         tones += heard[2990:3010].sum() > 0.9 * heard.sum()
     assert 15 < tones < 45
+
+
+def test_the_page_has_a_section_that_is_taken():
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text("utf-8")
+    (section,) = re.findall(r"^```toml\n(\[augment\]\n.*?)^```", page, re.MULTILINE | re.DOTALL)
+    how = Augment.model_validate(tomllib.loads(section)["augment"])
+    assert sum(getattr(how, change) > 0 for change in CHANGES) == len(CHANGES)
+    heard = augment.augment(noise(8000), RATE_HZ, how, np.random.default_rng(0))
+    assert heard.shape == (8000,)
 
 
 def test_a_tandem_is_two_codecs(monkeypatch):
