@@ -2,14 +2,16 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from streamdet_training.evaluate import Evaluation
+    from collections.abc import Sequence
+
+    from streamdet_training.evaluate import Section
 
 
 def train(
@@ -31,52 +33,88 @@ def train(
 
 
 def evaluate(
-    bundle: Annotated[Path | None, typer.Argument(help="Folder of a bundle; without one, the starter.")] = None,
+    bundle: Annotated[
+        list[Path] | None, typer.Argument(help="Folders of bundles; without any (and --scores), the starter.")
+    ] = None,
     manifest: Annotated[
         list[str] | None,
         typer.Option(metavar="[FORMAT:]PATH", help="Manifest CSV, or the folder of a corpus; repeatable."),
     ] = None,
-    split: Annotated[str, typer.Option(help="train, dev, test or all.")] = "test",
+    split: Annotated[list[str] | None, typer.Option(help="train, dev, test (default) or all; repeatable.")] = None,
     form: Annotated[str, typer.Option("--format", metavar="NAME", help="What a plain PATH is.")] = "csv",
-    scores: Annotated[Path | None, typer.Option(help="A score file instead of a bundle.")] = None,
-    write_scores: Annotated[Path | None, typer.Option(help="Write the trials' LLRs here.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the DET curve here (.png, .svg, .pdf).")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write a report with pictures here.")] = None,
+    scores: Annotated[list[Path] | None, typer.Option(help="A score file beside the bundles; repeatable.")] = None,
+    through: Annotated[
+        list[str] | None, typer.Option(metavar="LINE", help="Also over this line: mulaw, alaw or gsm; repeatable.")
+    ] = None,
+    streaming: Annotated[
+        bool, typer.Option("--streaming", help="Simulate calls: delays, false alarms, flips.")
+    ] = False,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIELD:VALUE", help="Add a row without a system, source, speaker, channel; repeatable."),
+    ] = None,
+    asv_scores: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of a speaker verification: min t-DCF.")
+    ] = None,
+    tdcf: Annotated[str | None, typer.Option(metavar="FORM", help="Of the t-DCF: 2019 or 2021.")] = None,
+    resamples: Annotated[int, typer.Option(min=0, max=100_000, help="For the intervals; 0 for none.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False,
 ) -> None:
-    """Measure a bundle, or a score file, on labelled recordings."""
-    from streamdet import bundle as bundles
+    """Measure bundles and score files on labelled recordings, side by side."""
     from streamdet.errors import UsageError
-    from streamdet.scorer import Scorer
-    from streamdet_training import data, evaluate
-    from streamdet_training import scores as score_files
+    from streamdet_training import comparison
 
     if not manifest:
         raise UsageError.of("--manifest", None, "a manifest CSV or a corpus")
-    splits: dict[str, data.Split | None] = {**{name: name for name in get_args(data.Split)}, "all": None}
-    if split not in splits:
-        raise UsageError.of("--split", split, f"one of {', '.join(splits)}")
-    clips = data.load(form, manifest, splits[split])
-    if scores is not None:
-        scored = evaluate.read_scores(scores, clips)
-        found = evaluate.evaluate(scored)
+    asked = comparison.Asked(
+        bundles=bundle or [],
+        scores=scores or [],
+        manifests=manifest,
+        form=form,
+        splits=split or ["test"],
+        through=through or [],
+        streaming=streaming,
+        without=without or [],
+        asv_scores=asv_scores,
+        tdcf=tdcf,
+        resamples=resamples,
+        seed=seed,
+    )
+    if out is not None:
+        from streamdet_training.report import write  # half a second to import, and not everybody asks for pictures
+
+        write.check(out)
+        sections = comparison.run(asked)
+        write.write(out, sections, resamples, seed)
     else:
-        trials = evaluate.score_with_bundle(clips, Scorer(bundles.load(bundle or bundles.starter_path())))
-        scored = [evaluate.Scored(trial.clip, trial.llr) for trial in trials]
-        found = evaluate.of_trials(trials)
-        if write_scores is not None:
-            score_files.write(write_scores, trials)
-    if plot is not None:
-        evaluate.plot_det(scored, plot)
-    _print(found, as_json=as_json)
+        sections = comparison.run(asked)
+    _print(sections, as_json=as_json)
 
 
-def _print(found: "Evaluation", *, as_json: bool) -> None:
-    from streamdet_training.evaluate import table
+def _print(sections: "Sequence[Section]", *, as_json: bool) -> None:
+    from streamdet_training.evaluate import streaming_lines, table
 
-    for name in found.unscored:
-        typer.echo(f"{name}: not one window with enough speech, counts as LLR 0", err=True)
-    if as_json:
-        for row in found.rows:
-            typer.echo(msgspec.json.encode(row).decode())
-    else:
-        Console(width=None if sys.stdout.isatty() else 120).print(table(found))
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    for section in sections:
+        for entry, evaluation in zip(section.entries, section.evaluations, strict=True):
+            for name in evaluation.unscored:
+                typer.echo(f"{name}: not one window with enough speech, counts as LLR 0 ({entry.name})", err=True)
+            if as_json:
+                for row in evaluation.rows:
+                    where = {"split": section.split, "entry": entry.name}
+                    typer.echo(msgspec.json.encode({**where, **msgspec.to_builtins(row)}).decode())
+                if entry.streaming is not None:
+                    where["group"] = "streaming"
+                    typer.echo(msgspec.json.encode({**where, **msgspec.to_builtins(entry.streaming)}).decode())
+                continue
+            console.print(f"{entry.name}, {section.split}", style="bold", highlight=False)
+            console.print(table(evaluation))
+            for line in streaming_lines(entry):
+                console.print(line, highlight=False)
+        if not as_json:
+            for first, second, found in section.differences:
+                low, high = (f"{100 * bound:+.1f}" for bound in found.interval)
+                text = f"EER of {second} minus {first}: {100 * found.difference:+.1f} points (95 %: {low} to {high})"
+                console.print(text, highlight=False)

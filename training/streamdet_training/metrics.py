@@ -20,6 +20,8 @@ Floats = NDArray[np.float64]
 PRIOR_SPOOF: Final = 0.05
 COST_MISS: Final = 1.0
 COST_FALSE_ALARM: Final = 10.0
+# -0.642: where calibrated LLRs would want the threshold, -ln(Cmiss (1 - P) / (Cfa P)).
+BAYES_THRESHOLD: Final = -math.log(COST_MISS * (1 - PRIOR_SPOOF) / (COST_FALSE_ALARM * PRIOR_SPOOF))
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -55,66 +57,81 @@ def report(bonafide: ArrayLike, spoof: ArrayLike) -> Report:
 
 
 def eer(bonafide: ArrayLike, spoof: ArrayLike) -> float:
-    """Equal error rate: the mean of both rates where they are nearest, as the ASVspoof 5 evaluation package has it."""
+    """Equal error rate: the mean of both rates where they are nearest, as the ASVspoof 5 evaluation package has it.
+
+    Like there, tied scores are stepped through one by one, bona fide first, though no threshold can part them. So ties
+    count against a system: where all scores are equal the EER is 1, not 0.5.
+    """
     miss, false_alarm = rates(bonafide, spoof)
-    at = np.argmin(np.abs(miss - false_alarm))
+    at = nearest(miss, false_alarm)
     return float((miss[at] + false_alarm[at]) / 2)
+
+
+def nearest(miss: Floats, false_alarm: Floats) -> NDArray[np.intp]:
+    """Where both rates are nearest along the last axis; of places that are equally near, the first."""
+    # Rates are fractions of trials: below a millionth of a millionth there is only rounding, which must not decide.
+    return np.asarray(np.argmin(np.round(np.abs(miss - false_alarm), 12), axis=-1))
 
 
 def min_dcf(bonafide: ArrayLike, spoof: ArrayLike) -> float:
     """Lowest normalised detection cost over all thresholds."""
     miss, false_alarm = rates(bonafide, spoof)
-    return float(_dcf(miss, false_alarm).min())
+    return float(dcf(miss, false_alarm).min())
 
 
 def act_dcf(bonafide: ArrayLike, spoof: ArrayLike) -> float:
-    """Normalised detection cost at Bayes' threshold for LLRs: -ln(Cmiss (1 - P) / (Cfa P)) = -0.642."""
-    bona, fake = _checked(bonafide), _checked(spoof)
-    threshold = -math.log(COST_MISS * (1 - PRIOR_SPOOF) / (COST_FALSE_ALARM * PRIOR_SPOOF))
-    return float(_dcf(np.mean(bona < threshold), np.mean(fake >= threshold)))
+    """Normalised detection cost at Bayes' threshold for LLRs."""
+    bona, fake = checked(bonafide), checked(spoof)
+    return float(dcf(np.mean(bona < BAYES_THRESHOLD), np.mean(fake >= BAYES_THRESHOLD)))
 
 
 def cllr(bonafide: ArrayLike, spoof: ArrayLike) -> float:
     """Cost of log-likelihood ratios in bit (Brummer and du Preez, Computer Speech and Language 2006)."""
-    bona, fake = _checked(bonafide), _checked(spoof)
-    return _cllr(bona, fake)
+    bona, fake = checked(bonafide), checked(spoof)
+    # logaddexp(0, x) = ln(1 + e^x), without the overflow
+    return float((np.logaddexp(0, -bona).mean() + np.logaddexp(0, fake).mean()) / 2 / math.log(2))
 
 
 def min_cllr(bonafide: ArrayLike, spoof: ArrayLike) -> float:
     """Cllr after the best monotonic map to LLRs, which pooling adjacent violators finds."""
-    bona, fake = _checked(bonafide), _checked(spoof)
-    scores = np.concatenate([bona, fake])
-    is_bona = np.concatenate([np.ones(bona.size), np.zeros(fake.size)])
-    levels, group = np.unique(scores, return_inverse=True)  # equal scores must get equal LLRs
-    trials = np.bincount(group).astype(np.float64)
-    share = np.bincount(group, is_bona, minlength=levels.size) / trials
-    posterior = isotonic_regression(share, weights=trials).x[group]
+    bona, fake = checked(bonafide), checked(spoof)
+    levels, group = np.unique(np.concatenate([bona, fake]), return_inverse=True)  # equal scores get equal LLRs
+    passed = np.bincount(group[: bona.size], minlength=levels.size).astype(np.float64)
+    both = np.bincount(group, minlength=levels.size).astype(np.float64)
+    return cllr_of_posteriors(isotonic_regression(passed / both, weights=both).x, passed, both - passed)
+
+
+def cllr_of_posteriors(posterior: Floats, bonafide: Floats, spoof: Floats) -> float:
+    """Cllr of posteriors `(levels,)` of bona fide at the trials' own prior; how many trials each level has."""
+    total_bona, total_spoof = bonafide.sum(), spoof.sum()
     with np.errstate(divide="ignore"):  # 0 and 1 are LLRs of minus and plus infinity, and cost nothing on their side
-        llr = np.log(posterior) - np.log1p(-posterior) - math.log(bona.size / fake.size)
-    return _cllr(llr[: bona.size], llr[bona.size :])
-
-
-def _cllr(bonafide: Floats, spoof: Floats) -> float:
-    """Cllr of LLRs that may be infinite on their own side."""
-    # logaddexp(0, x) = ln(1 + e^x), without the overflow
-    return float((np.logaddexp(0, -bonafide).mean() + np.logaddexp(0, spoof).mean()) / 2 / math.log(2))
+        llr = np.log(posterior) - np.log1p(-posterior) - math.log(total_bona / total_spoof)
+    # Where a level has no trial of a class its cost there, infinite or not, counts 0 times.
+    cost_bona = np.logaddexp(0, -llr, where=bonafide > 0, out=np.zeros_like(llr)) @ bonafide / total_bona
+    cost_spoof = np.logaddexp(0, llr, where=spoof > 0, out=np.zeros_like(llr)) @ spoof / total_spoof
+    return float((cost_bona + cost_spoof) / 2 / math.log(2))
 
 
 def rates(bonafide: ArrayLike, spoof: ArrayLike) -> tuple[Floats, Floats]:
-    """Miss and false alarm rate at every threshold, from below all scores to above all of them."""
-    bona, fake = _checked(bonafide), _checked(spoof)
+    """Miss and false alarm rate `(trials + 1,)` as trials are rejected one by one, from none to all of them.
+
+    The lowest score goes first, and of equal scores bona fide, as in the ASVspoof 5 evaluation package.
+    """
+    bona, fake = checked(bonafide), checked(spoof)
     is_bona = np.concatenate([np.ones(bona.size), np.zeros(fake.size)])
     order = np.argsort(np.concatenate([bona, fake]), kind="stable")
     passed = np.concatenate([[0.0], np.cumsum(is_bona[order])])
     return passed / bona.size, 1 - (np.arange(passed.size) - passed) / fake.size
 
 
-def _dcf(miss: Floats | np.floating, false_alarm: Floats | np.floating) -> Floats:
+def dcf(miss: Floats | np.floating, false_alarm: Floats | np.floating) -> Floats:
+    """Normalised detection cost of rates: 1 is a system that does not listen."""
     cost = COST_MISS * (1 - PRIOR_SPOOF) * miss + COST_FALSE_ALARM * PRIOR_SPOOF * false_alarm
     return np.asarray(cost / min(COST_MISS * (1 - PRIOR_SPOOF), COST_FALSE_ALARM * PRIOR_SPOOF))
 
 
-def _checked(scores: ArrayLike) -> Floats:
+def checked(scores: ArrayLike) -> Floats:
+    """Return scores as an array; raises DataError for none, or one that is not finite."""
     array = np.asarray(scores, dtype=np.float64)
     if array.size == 0:
         raise DataError.of("trials", 0, "at least one of either class")
