@@ -10,7 +10,7 @@ import torch
 class Average:
     """Averages parameters exponentially; a decay of 0 follows them exactly."""
 
-    def __init__(self, parameters: Sequence[torch.nn.Parameter], decay: float) -> None:
+    def __init__(self, parameters: Sequence[torch.Tensor], decay: float) -> None:
         """Start from the parameters as they are."""
         self._parameters = parameters
         self._decay = decay

@@ -13,8 +13,9 @@ from torch import nn
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from streamdet.errors import ConfigError, MissingError
-from streamdet_training import heads
+from streamdet_training import heads, spectral
 from streamdet_training.recipe import Augment, Backbone, Recipe
+from streamdet_training.spectral import SpectralWav2Vec2
 
 # In feature frames (0.2 s) and in channels; wav2vec2's own pre-training masks spans of 10 frames.
 MASK_SPAN: Final = 10
@@ -111,6 +112,14 @@ def count(detector: Detector) -> Parameters:
     return Parameters(backbone, head, sum(p.numel() for p in detector.parameters()))
 
 
+def statistics(detector: Detector) -> list[torch.Tensor]:
+    """Running means and variances that training changes beside the parameters: an average of weights needs them too."""
+    norms = [
+        module for module in detector.modules() if isinstance(module, nn.BatchNorm2d) and module.weight.requires_grad
+    ]
+    return [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var) if buffer is not None]
+
+
 def build(recipe: Recipe) -> Detector:
     """Make the detector that a recipe begins with; its `backbone.recipe` must have become a `source` by now."""
     backbone: Any = load_backbone(recipe.backbone, _masks(recipe.augment))
@@ -143,12 +152,14 @@ def load_backbone(origin: Backbone, masks: Mapping[str, Any] | None = None) -> W
         ConfigError: `config` holds what is no field of Wav2Vec2Config.
     """
     if origin.source is None:
-        return Wav2Vec2Model(_config(origin, masks or {}))
+        config = _config(origin, masks or {})
+        return _kind(config)(config)
     changes: dict[str, Any] = {**_QUIET, **(masks or {})}
     if origin.layers:
         changes["num_hidden_layers"] = origin.layers
     try:
-        model: Wav2Vec2Model = Wav2Vec2Model.from_pretrained(origin.source, **changes)
+        kind = _kind(Wav2Vec2Config.from_pretrained(origin.source))
+        model: Wav2Vec2Model = kind.from_pretrained(origin.source, **changes)
     except (OSError, ValueError) as error:
         expected = f"a model on the hub or a folder written by save_pretrained ({_first_line(error)})"
         raise MissingError.of("backbone.source", origin.source, expected) from None
@@ -184,6 +195,10 @@ def merge(detector: Detector) -> Detector:
     return detector.eval()
 
 
+def _kind(config: Wav2Vec2Config) -> type[Wav2Vec2Model]:
+    return SpectralWav2Vec2 if getattr(config, "spectral", None) else Wav2Vec2Model
+
+
 def _config(origin: Backbone, masks: Mapping[str, Any]) -> Wav2Vec2Config:
     fields = dict(origin.config or {})
     known = Wav2Vec2Config().to_dict()
@@ -192,6 +207,8 @@ def _config(origin: Backbone, masks: Mapping[str, Any]) -> Wav2Vec2Config:
             raise ConfigError.of("backbone.config", field, "a field of transformers' Wav2Vec2Config")
     if origin.layers:
         fields["num_hidden_layers"] = origin.layers
+    if origin.spectral is not None:
+        fields |= spectral.config_fields(origin.spectral)
     return Wav2Vec2Config(**{**fields, **_QUIET, **masks})
 
 

@@ -29,6 +29,25 @@ NoiseName = Literal["coloured", "hum", "babble", "clicks"]
 SHIPPED: Final = Path(str(files("streamdet_training.recipes")))
 
 
+class Spectral(Section):
+    """Log band energies and a small 2-D network in place of wav2vec2's convolutions over raw audio, at 16 kHz."""
+
+    bands: Annotated[int, Field(ge=8, le=200)] = 80
+    """Bands of the spectrum."""
+    scale: Literal["mel", "linear"] = "mel"
+    """How they are spaced."""
+    from_hz: Annotated[float, Field(ge=0)] = 60.0
+    """Lower edge of the lowest band (Hz)."""
+    to_hz: Annotated[float, Field(gt=0, le=8000)] = 7800.0
+    """Upper edge of the highest (Hz)."""
+    range_db: Annotated[float, Field(gt=0)] = 60.0
+    """What lies further below a window's loudest band counts as silence (dB)."""
+    channels: Annotated[tuple[int, ...], Field(min_length=2, max_length=4)] = (16, 32, 64, 64)
+    """Widths of the 2-D network's layers; each halves the bands, the second halves time."""
+    mask_bands: Annotated[int, Field(ge=0)] = 12
+    """In training, two stretches of up to this many bands are silenced in each window."""
+
+
 class Backbone(Section):
     """Where the wav2vec2 comes from: exactly one of `source`, `recipe` and `config`."""
 
@@ -38,6 +57,8 @@ class Backbone(Section):
     """Another recipe: it is trained first, and its backbone is the start of this one."""
     config: dict[str, Any] | None = None
     """Fields of transformers' Wav2Vec2Config: random weights, nothing is downloaded."""
+    spectral: Spectral | None = None
+    """With `config`: hear spectra instead of raw audio."""
     layers: Annotated[int, Field(ge=0)] = 0
     """Transformer layers kept, from below; 0 keeps all. Low layers hold most of what tells spoof from bona fide."""
     layer_sum: bool = False
@@ -239,9 +260,11 @@ def load(name: str | Path) -> Recipe:
             raise MissingError.of("recipe", str(name), f"a file, or one of {', '.join(shipped)}")
         path = SHIPPED / path.name
     recipe = config.validated(Recipe, config.read_toml(path))
-    origins = {key for key in ("source", "recipe", "config") if getattr(recipe.backbone, key) is not None}
+    origins = [key for key in ("source", "recipe", "config") if getattr(recipe.backbone, key) is not None]
     if len(origins) != 1:
-        raise ConfigError.of("backbone", sorted(origins), "exactly one of source, recipe and config")
+        raise ConfigError.of("backbone", origins, "exactly one of source, recipe and config")
+    if recipe.backbone.spectral is not None and (origins != ["config"] or recipe.window.rate_hz != 16000):
+        raise ConfigError.of("backbone.spectral", origins, "backbone.config beside it, and window.rate_hz = 16000")
     folder = recipe.augment.noise_folder
     if folder is not None and not folder.is_dir():
         raise MissingError.of("augment.noise_folder", str(folder), "a folder that exists")

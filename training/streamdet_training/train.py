@@ -75,7 +75,7 @@ def train(how: Recipe, out: Path, *, data: Sequence[str | Path] = (), resume: bo
     optimiser = torch.optim.AdamW(trained, lr=how.train.lr, weight_decay=how.train.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, how))
     wrapped, optimiser = accelerator.prepare(detector, optimiser)
-    average = Average(trained, how.train.average)
+    average = Average([*trained, *model.statistics(detector)], how.train.average)
     accelerator.register_for_checkpointing(average, schedule)
     progress = _Progress(how, accelerator.is_main_process)
     history: list[dict[str, float]] = []
