@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -99,9 +100,11 @@ PAGE = Path(__file__).parents[2] / "docs" / "training.md"
 def keys(section=recipe.Recipe, prefix=""):
     """Every key with its field, tables' keys after a dot."""
     for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from keys(field.annotation, f"{prefix}{name}.")
-        else:
+        kinds = get_args(field.annotation) or (field.annotation,)
+        tables = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)]
+        for table in tables:
+            yield from keys(table, f"{prefix}{name}.")
+        if field.annotation not in tables:  # a table that may be absent has a row of its own too
             yield prefix + name, field
 
 

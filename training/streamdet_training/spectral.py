@@ -35,8 +35,9 @@ class SpectralWav2Vec2(Wav2Vec2Model):
     def __init__(self, config: Wav2Vec2Config) -> None:
         """Build with random weights."""
         super().__init__(config)
-        self.feature_extractor = SpectralEncoder(Spectral.model_validate(config.spectral))
-        self.post_init()
+        encoder: nn.Module = SpectralEncoder(Spectral.model_validate(config.spectral))
+        self.add_module("feature_extractor", encoder)  # in place of the one that transformers made
+        self.post_init()  # type: ignore[no-untyped-call] # transformers has no types for it
 
 
 class SpectralEncoder(nn.Module):
@@ -80,7 +81,9 @@ class BandEnergies(nn.Module):
         angle = 2 * np.pi * np.outer(np.arange(FFT // 2 + 1), np.arange(WINDOW)) / FFT
         shape = np.hanning(WINDOW) / np.sqrt(np.square(np.hanning(WINDOW)).sum())
         kernel = np.concatenate([np.cos(angle) * shape, np.sin(angle) * shape])[:, None]
+        self.kernel: torch.Tensor
         self.register_buffer("kernel", torch.tensor(kernel, dtype=torch.float32))
+        self.banks: torch.Tensor
         self.register_buffer("banks", _banks(how))
         self.range_db = how.range_db
         self.mask_bands = how.mask_bands
@@ -89,7 +92,8 @@ class BandEnergies(nn.Module):
         """Hear `(B, T)`; in float32 whatever the rest runs in, since energies span ten decades."""
         with torch.autocast(audio.device.type, enabled=False):
             waves = functional.conv1d((audio - audio.mean(1, keepdim=True))[:, None].float(), self.kernel, stride=STEP)
-            power = waves.square().unflatten(1, (2, -1)).sum(1)  # (B, FFT / 2 + 1, frames)
+            cosines, sines = waves.square().chunk(2, 1)
+            power = cosines + sines  # (B, FFT / 2 + 1, frames)
             level_db = 10 * torch.log10(self.banks @ power + 1e-10)
             loudest_db = level_db.amax((1, 2), keepdim=True)
             level_db = torch.maximum(level_db, loudest_db - self.range_db)
