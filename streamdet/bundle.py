@@ -5,7 +5,8 @@ it, and vouches for the bytes.
 """
 
 import hashlib
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -152,7 +153,8 @@ def load(path: Path) -> Bundle:
 def save(path: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> Bundle:
     """Write a bundle folder; `manifest.files` is computed from `contents`.
 
-    The manifest is written last, so that a folder with a manifest is a whole bundle.
+    All of it is written beside the folder and then moved there, the manifest last: a folder with a manifest is a whole
+    bundle, whatever was interrupted.
     """
     entries = {
         name: FileEntry(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
@@ -160,12 +162,24 @@ def save(path: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> Bundl
     }
     manifest = msgspec.structs.replace(manifest, files=entries)
     _check(manifest)
-    path.mkdir(parents=True, exist_ok=True)
-    for name, content in contents.items():
-        (path / name).write_bytes(content)
-    text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
-    (path / MANIFEST).write_bytes(text + b"\n")
+    place = path.resolve()
+    new = place.with_name(f".{place.name}.new")
+    shutil.rmtree(new, ignore_errors=True)  # what a run left that was killed
+    new.mkdir(parents=True)
+    text = msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
+    for name, content in {**contents, MANIFEST: text}.items():
+        (new / name).write_bytes(content)
+    _move(new, place, [*contents, MANIFEST])
     return Bundle(path, manifest)
+
+
+def _move(new: Path, place: Path, names: Iterable[str]) -> None:
+    if not place.exists() or not any(place.iterdir()):
+        new.rename(place)  # an empty folder is replaced
+        return
+    for name in names:
+        (new / name).replace(place / name)
+    new.rmdir()
 
 
 def _verified(path: Path, entry: FileEntry) -> bytes:
