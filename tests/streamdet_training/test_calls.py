@@ -86,3 +86,36 @@ def test_voices_are_named_once_by_label_and_nobody_is_not_a_voice(tmp_path):
         row("spoof", "a"),
     ]
     assert calls.voices([*clips, row("bonafide", "-")]) == {"bonafide": ["a", "b"], "spoof": ["vits"]}
+
+
+def test_a_spliced_call_goes_from_a_bona_fide_voice_to_a_spoof_one_on_the_same_channel(tmp_path, draft):
+    clips = [
+        clip(tmp_path, "1.wav", 2.0, speaker="a", channel="wide"),
+        clip(tmp_path, "2.wav", 2.0, speaker="b", channel="g711"),
+        clip(tmp_path, "3.wav", 2.0, label="spoof", system="vits", speaker="c", channel="g711"),
+        clip(tmp_path, "4.wav", 2.0, label="spoof", system="lpc", speaker="c", channel="gsm"),
+    ]
+    made = {call.voice: call for call in calls.splice(clips, draft, levels)}
+    assert {name: call.channel for name, call in made.items()} == {"vits": "g711", "lpc": "gsm"}
+    assert made["vits"].before == "b"
+    assert made["lpc"].before in "ab"
+    assert all((call.label, call.onset_s, call.seconds) == ("spoof", 2.0, 22.0) for call in made.values())
+
+
+def test_a_splice_is_no_step_in_level(tmp_path, draft):
+    loud, quiet = clip(tmp_path, "1.wav", 4.0), clip(tmp_path, "2.wav", 4.0, label="spoof", system="vits")
+    samples, rate_hz = soundfile.read(quiet.path)
+    soundfile.write(quiet.path, 0.01 * samples, rate_hz)
+    heard = []
+
+    def listen(windows):
+        heard.extend(np.frombuffer(window.data, np.float32) for window in windows)
+        return levels(windows)
+
+    calls.splice([loud, quiet], draft, listen)
+    first, last = (float(np.sqrt(np.mean(window**2))) for window in (heard[0], heard[-1]))
+    assert last == pytest.approx(first, rel=0.1)
+
+
+def test_without_a_bona_fide_voice_nothing_is_spliced(tmp_path, draft):
+    assert calls.splice([clip(tmp_path, "1.wav", 2.0, label="spoof", system="vits")], draft, levels) == []

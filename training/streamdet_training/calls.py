@@ -1,11 +1,12 @@
 """Simulated calls: one voice on one channel, made of a corpus's clips.
 
 The rolling verdict's own numbers can only be fitted on what it will meet: many windows of one voice, whose errors go
-together. A call strings the clips of one speaker (or one generator) on one channel together.
+together. A call strings the clips of one speaker (or one generator) on one channel together. A spliced call begins with
+a bona fide voice and goes on with a spoof one: how soon is the change noticed?
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -17,8 +18,16 @@ from streamdet.records import Score, Window
 from streamdet_training.data import Clip, Label
 from streamdet_training.scores import cut
 
+ScoreWindows = Callable[[Sequence[Window]], Sequence[Score]]
+Groups = Mapping[tuple[Label, str, str], Sequence[Clip]]
+"""Clips by label, voice and channel."""
+
 # Long enough for a rolling sum to fill several times, short enough that one talkative speaker makes several calls.
 CALL_MAX_S: Final = 60.0
+# Windows of bona fide talk before a splice: at its onset the last window is full, and so is what the sums remember.
+LEAD_WINDOWS: Final = 2
+# Spoof talk after it; who has not noticed by then is late for any use.
+SPOOF_S: Final = 20.0
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -30,6 +39,10 @@ class Call(msgspec.Struct, frozen=True):
     channel: str
     windows: tuple[tuple[float, float | None], ...]
     """(end_s, LLR or CM score) of each; None where the speech gate turned it away."""
+    onset_s: float = 0.0
+    """Where the spoof begins, in a spliced call."""
+    before: str | None = None
+    """Who spoke until then: a bona fide speaker."""
 
     @property
     def seconds(self) -> float:
@@ -37,20 +50,32 @@ class Call(msgspec.Struct, frozen=True):
         return self.windows[-1][0] if self.windows else 0.0
 
 
-def simulate(
-    clips: Sequence[Clip], manifest: Manifest, score: Callable[[Sequence[Window]], Sequence[Score]]
-) -> list[Call]:
+def simulate(clips: Iterable[Clip], manifest: Manifest, score: ScoreWindows) -> list[Call]:
     """Score all calls that the clips make."""
-    groups: dict[tuple[Label, str, str], list[Clip]] = defaultdict(list)
-    for clip in clips:
-        groups[clip.label, voice(clip), clip.channel].append(clip)
     calls = []
-    for (label, name, channel), members in sorted(groups.items()):
-        for samples in _strung(members, manifest.audio.rate_hz):
-            windows = cut(samples, manifest.audio.rate_hz, manifest)
-            ends_s = [window.end_sample / manifest.audio.rate_hz for window in windows]
-            llrs = [result.llr for result in score(windows)]
-            calls.append(Call(label, name, channel, tuple(zip(ends_s, llrs, strict=True))))
+    for (label, name, channel), members in grouped(clips).items():
+        whole, most = _strung(members, manifest.audio.rate_hz), round(CALL_MAX_S * manifest.audio.rate_hz)
+        parts = [whole[at : at + most] for at in range(0, whole.size, most)]
+        calls += [Call(label, name, channel, _scored(part, manifest, score)) for part in parts]
+    return calls
+
+
+def splice(clips: Iterable[Clip], manifest: Manifest, score: ScoreWindows) -> list[Call]:
+    """Score a call for each spoof voice and channel that begins with a bona fide voice, on the same channel if it can.
+
+    Both parts have the same level, so that the splice is no step in it. There are none where a class is missing.
+    """
+    groups, rate_hz = grouped(clips), manifest.audio.rate_hz
+    lead = LEAD_WINDOWS * manifest.audio.window_samples
+    calls = []
+    for number, ((label, name, channel), members) in enumerate(groups.items()):
+        if label == "bonafide" or (partner := _partner(groups, channel, number)) is None:
+            continue
+        bonafide = np.resize(_strung(groups["bonafide", *partner], rate_hz), lead)
+        spoof = np.resize(_strung(members, rate_hz), round(SPOOF_S * rate_hz))
+        heard = np.concatenate([bonafide, spoof * (_level(bonafide) / max(_level(spoof), 1e-6))])
+        windows = _scored(np.clip(heard, -1, 1).astype(np.float32), manifest, score)
+        calls.append(Call("spoof", name, channel, windows, onset_s=lead / rate_hz, before=partner[0]))
     return calls
 
 
@@ -71,11 +96,36 @@ def mapped(call: Call, scale: float, offset: float) -> Call:
     return msgspec.structs.replace(call, windows=windows)
 
 
-def _strung(clips: Sequence[Clip], rate_hz: int) -> list[Samples]:
-    """Clips one after the other, cut into calls of at most CALL_MAX_S."""
+def grouped(clips: Iterable[Clip]) -> Groups:
+    """Sort clips by label, voice and channel."""
+    groups: dict[tuple[Label, str, str], list[Clip]] = defaultdict(list)
+    for clip in clips:
+        groups[clip.label, voice(clip), clip.channel].append(clip)
+    return dict(sorted(groups.items()))
+
+
+def _partner(groups: Groups, channel: str, number: int) -> tuple[str, str] | None:
+    """Voice and channel of the bona fide group that comes before the spoof group of this number."""
+    bonafide = [(name, on) for label, name, on in groups if label == "bonafide"]
+    there = [it for it in bonafide if it[1] == channel] or bonafide
+    return there[number % len(there)] if there else None
+
+
+def _strung(clips: Sequence[Clip], rate_hz: int) -> Samples:
+    """Clips one after the other: `(T,)`."""
     parts = []
     for clip in clips:
         samples, from_hz = read_recording(clip.path)
         parts.append(resample(samples[:, 0], from_hz, rate_hz))
-    whole, most = np.concatenate(parts), round(CALL_MAX_S * rate_hz)
-    return [whole[at : at + most] for at in range(0, whole.size, most)]
+    return np.concatenate(parts)
+
+
+def _scored(samples: Samples, manifest: Manifest, score: ScoreWindows) -> tuple[tuple[float, float | None], ...]:
+    windows = cut(samples, manifest.audio.rate_hz, manifest)
+    ends_s = [window.end_sample / manifest.audio.rate_hz for window in windows]
+    return tuple(zip(ends_s, (result.llr for result in score(windows)), strict=True))
+
+
+def _level(samples: Samples) -> float:
+    """RMS."""
+    return float(np.sqrt(np.square(samples, dtype=np.float64).mean()))
