@@ -86,11 +86,12 @@ def test_its_metadata_names_licence_and_python(metadata, names):
     assert metadata["License-Expression"] == "Apache-2.0"
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     assert metadata["Requires-Python"] == "<3.14,>=3.11"
-    assert set(metadata.get_all("Provides-Extra")) == {"cuda", "dev", "export", "training"}
+    assert set(metadata.get_all("Provides-Extra")) == {"calibration", "cuda", "dev", "export", "training"}
 
 
 def test_the_base_asks_for_no_torch(requirements):
     assert not needed(requirements, MACHINES[0]) & TORCH_AND_FRIENDS
+    assert not needed(requirements, MACHINES[0], "calibration") & TORCH_AND_FRIENDS
     assert needed(requirements, MACHINES[0], "training") & TORCH_AND_FRIENDS
 
 
@@ -121,5 +122,5 @@ def test_its_entry_points_resolve(wheel, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     found, file = done.stdout.splitlines()
-    assert found.split() == ["evaluate", "export", "streamdet", "synth", "train"]
+    assert found.split() == ["calibrate", "evaluate", "export", "streamdet", "synth", "train"]
     assert Path(file).is_relative_to(tmp_path)

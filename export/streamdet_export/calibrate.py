@@ -1,7 +1,8 @@
 """From CM scores to LLRs, and from sums of LLRs over seconds to LLRs again.
 
-Both fits are logistic regressions with the two classes weighted alike (Brummer and du Preez, Computer Speech and
-Language 2006), as the evaluation of LLRs wants them, so that the offset carries no prior of the fitting data.
+Both fits are logistic regressions with classes weighted by a stated prior (N. Brummer and J. du Preez,
+"Application-independent evaluation of speaker detection", Computer Speech and Language 2006), so that no offset carries
+the prior of the fitting data. docs/calibration.md has the formulae and what was measured.
 """
 
 import logging
@@ -15,18 +16,19 @@ from scipy.optimize import minimize
 
 from streamdet.bundle import Calibration, Manifest
 from streamdet.errors import DataError
-from streamdet.verdict import Tracker
 from streamdet_training.calls import Call
 
 log = logging.getLogger(__name__)
 
+LABELS: Final = ("bonafide", "spoof")
+
 Floats = NDArray[np.float64]
 
 # Seconds of evidence at which the rolling sum gets a row; between rows the tracker interpolates.
-ROLLING_S: Final = (1.0, 2.0, 4.0, 7.0, 10.0)
-# How strongly a row is held to its prior. One class of two voices can be separated by accident: then the likelihood
-# alone would send the scale to infinity.
-ROLLING_RIDGE: Final = 0.02
+ROLLING_S: Final = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0)
+# How strongly the rolling fit is held to its prior, the mean LLR. A class of two voices can be separated by accident:
+# then the likelihood alone would send the gain to infinity. 0.03 was better on voices left out than 0.01 or 0.001.
+ROLLING_RIDGE: Final = 0.03
 AFFINE_RIDGE: Final = 1e-4
 # For scores of standard deviation 1.
 LEAST_SLOPE: Final = 1e-3
@@ -39,25 +41,39 @@ class Fit(msgspec.Struct, frozen=True):
     offset: float
 
 
-def affine(bonafide: Sequence[Sequence[float]], spoof: Sequence[Sequence[float]]) -> Fit:
+def affine(
+    bonafide: Sequence[Sequence[float]],
+    spoof: Sequence[Sequence[float]],
+    prior_spoof: float = 0.5,
+    *,
+    quiet: bool = False,
+) -> Fit:
     """Fit scale and offset on windows' CM scores; every clip weighs the same, however many windows it has.
 
     Args:
         bonafide: for each clip, its windows' scores.
         spoof: the same.
+        prior_spoof: where decisions will be taken: P(spoof), after costs. LLRs near the threshold of that prior get the
+            best fit; they do not contain the prior.
+        quiet: do not warn of a model that is no better than chance.
 
     Raises:
         DataError: a class is empty.
     """
-    values, labels, weights = _flat(bonafide, spoof)
+    values, labels, weights = _flat(bonafide, spoof, prior_spoof)
     centre = float(weights @ values)
     spread = float(np.sqrt(weights @ np.square(values - centre))) or 1.0
-    slope, offset = _logistic(
-        (values - centre) / spread, labels, weights, lambda p: AFFINE_RIDGE * float(p[0] ** 2), (1, 0)
-    )
+    prior = float(np.log(1 - prior_spoof) - np.log(prior_spoof))
+    scaled = (values - centre) / spread
+
+    def cost(p: Floats) -> float:
+        return _entropy(p[0] * scaled + p[1] + prior, labels, weights) + AFFINE_RIDGE * float(p[0] ** 2)
+
+    slope, offset = _least(cost, (1, 0))
     if slope < LEAST_SLOPE:
         # Worse than chance is no information, not information upside down: the LLRs of such a model are about 0.
-        log.warning("dev: bona fide clips do not score higher than spoof; this bundle's LLRs will all be about 0")
+        if not quiet:
+            log.warning("bona fide clips do not score higher than spoof: the LLRs of this bundle will all be about 0")
         slope = LEAST_SLOPE
     return Fit(slope / spread, offset - slope * centre / spread)
 
@@ -67,25 +83,24 @@ def rolling(
 ) -> tuple[tuple[float, float, float], ...]:
     """Fit the rows of `calibration.rolling` on calls of one voice each.
 
-    The prior of a row is `window / seconds`, 0: it makes the sum the mean LLR, which is what it would be worth if
-    everything heard were one piece of evidence.
+    What persists in a voice no second takes away, what scatters averages out: with s seconds of evidence the mean LLR
+    is worth gain * s / (s + scatter_s) of itself. Three numbers for all rows, so evidence never counts less for being
+    longer; held to gain 1, 1 s and offset 0, where few voices say otherwise.
     """
-    rows = []
-    for length_s in seconds:
-        sums = [(call, _sums(call, manifest, length_s)) for call in calls]
-        bonafide = [found for call, found in sums if call.label == "bonafide" and found]
-        spoof = [found for call, found in sums if call.label == "spoof" and found]
-        prior = manifest.audio.window_s / length_s
-        if bonafide and spoof:
-            values, labels, weights = _flat(bonafide, spoof)
-            # The scale is prior * exp(u): positive, and u = 0 is the prior.
-            u, offset = _logistic(
-                values * prior, labels, weights, lambda p: ROLLING_RIDGE * float(p @ p), (0, 0), exp=True
-            )
-            rows.append((length_s, prior * float(np.exp(u)), offset))
-        else:
-            rows.append((length_s, prior, 0.0))
-    return tuple(rows)
+    bonafide, spoof = ([_evidence(call, manifest) for call in calls if call.label == label] for label in LABELS)
+    gain, scatter_s, offset = 1.0, 1.0, 0.0
+    if any(bonafide) and any(spoof):
+        at_s, labels, weights = _flat(_column(bonafide, 0), _column(spoof, 0))
+        sums, _, _ = _flat(_column(bonafide, 1), _column(spoof, 1))
+        means = sums * manifest.audio.window_s / at_s
+
+        def cost(p: Floats) -> float:
+            llrs = np.exp(p[0]) * at_s / (at_s + np.exp(p[1])) * means + p[2]
+            return _entropy(llrs, labels, weights) + ROLLING_RIDGE * float(p[0] ** 2 + p[1] ** 2 / 10 + p[2] ** 2)
+
+        log_gain, log_scatter, offset = _least(cost, (0, 0, 0))
+        gain, scatter_s = float(np.exp(log_gain)), float(np.exp(log_scatter))
+    return tuple((s, gain * manifest.audio.window_s / (s + scatter_s), offset) for s in seconds)
 
 
 def calibrated(manifest: Manifest, fit: Fit, rows: tuple[tuple[float, float, float], ...] | None = None) -> Manifest:
@@ -94,49 +109,51 @@ def calibrated(manifest: Manifest, fit: Fit, rows: tuple[tuple[float, float, flo
     return msgspec.structs.replace(manifest, calibration=Calibration(fit.scale, fit.offset, rows))
 
 
-def _sums(call: Call, manifest: Manifest, length_s: float) -> list[float]:
-    """The tracker's rolling sums whenever `length_s` of evidence are behind them."""
-    decision = msgspec.structs.replace(manifest.decision, rolling_s=length_s)
-    tracker = Tracker(msgspec.structs.replace(decision, alarm=np.inf), Calibration(), manifest.audio.window_s)
-    found, before_s = [], 0.0
+def _evidence(call: Call, manifest: Manifest) -> list[tuple[float, float]]:
+    """Seconds of evidence and the sum of it, as the tracker has them after each scored window."""
+    found, held, before_s = [], list[tuple[float, float, float]](), 0.0
+    window_s, decision = manifest.audio.window_s, manifest.decision
     for end_s, llr in call.windows:
-        standing = tracker.update(llr, end_s, end_s - before_s)
+        advance_s = min(end_s - before_s, window_s)
         before_s = end_s
-        if llr is not None and end_s >= length_s:
-            found.append(standing.rolling_llr)
+        if llr is not None:
+            clipped = min(max(llr, -decision.llr_clip), decision.llr_clip)
+            held = [it for it in held if it[0] > end_s - decision.rolling_s]
+            held.append((end_s, advance_s, advance_s / window_s * clipped))
+            found.append((sum(it[1] for it in held), sum(it[2] for it in held)))
     return found
 
 
-def _flat(bonafide: Sequence[Sequence[float]], spoof: Sequence[Sequence[float]]) -> tuple[Floats, Floats, Floats]:
-    """Values, labels (+1 bona fide, -1 spoof) and weights: classes alike, and within a class its members."""
+def _column(calls: Sequence[Sequence[tuple[float, float]]], at: int) -> list[list[float]]:
+    return [[pair[at] for pair in call] for call in calls]
+
+
+def _flat(
+    bonafide: Sequence[Sequence[float]], spoof: Sequence[Sequence[float]], prior_spoof: float = 0.5
+) -> tuple[Floats, Floats, Floats]:
+    """Values, labels (+1 bona fide, -1 spoof) and weights: classes by the prior, the members of a class alike."""
     parts = []
-    for groups, label in ((bonafide, 1.0), (spoof, -1.0)):
+    for groups, label, share in ((bonafide, 1.0, 1 - prior_spoof), (spoof, -1.0, prior_spoof)):
         filled = [group for group in groups if len(group)]
         if not filled:
             raise DataError.of("calibration clips", 0, "scored windows of bona fide and of spoof")
         for group in filled:
-            weight = 0.5 / len(filled) / len(group)
+            weight = share / len(filled) / len(group)
             parts.append(np.array([group, [label] * len(group), [weight] * len(group)]))
     values, labels, weights = np.concatenate(parts, axis=1)
     return values, labels, weights
 
 
-def _logistic(
-    values: Floats,
-    labels: Floats,
-    weights: Floats,
-    penalty: Callable[[Floats], float],
-    start: ArrayLike,
-    *,
-    exp: bool = False,
-) -> tuple[float, float]:
-    """Minimise the weighted cross-entropy of `scale * value + offset`, the scale being e^p or p."""
+def _entropy(log_odds: Floats, labels: Floats, weights: Floats) -> float:
+    """Weighted cross-entropy (nat) of log posterior odds."""
+    return float((weights * np.logaddexp(0, -labels * log_odds)).sum())
 
-    def cost(p: Floats) -> float:
-        scale = np.exp(p[0]) if exp else p[0]
-        return float((weights * np.logaddexp(0, -labels * (scale * values + p[1]))).sum() + penalty(p))
 
+def _least(cost: Callable[[Floats], float], start: ArrayLike) -> tuple[float, ...]:
     best = minimize(
-        cost, np.asarray(start, dtype=np.float64), method="Nelder-Mead", options={"xatol": 1e-6, "fatol": 1e-10}
+        cost,
+        np.asarray(start, np.float64),
+        method="Nelder-Mead",
+        options={"xatol": 1e-6, "fatol": 1e-10, "maxiter": 2000},
     )
-    return float(best.x[0]), float(best.x[1])
+    return tuple(float(value) for value in best.x)

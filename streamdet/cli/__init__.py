@@ -75,7 +75,7 @@ def _missing_extra(error: ModuleNotFoundError) -> StreamdetError:
     if package in ("streamdet", "streamdet_training", "streamdet_export", ""):
         raise error  # a hole in our own package is a bug, and wants its traceback
     command = sys.argv[1] if len(sys.argv) > 1 else ""
-    extra = "export" if command == "export" else "training"
+    extra = {"export": "export", "calibrate": "calibration"}.get(command, "training")
     return MissingError.of(f"streamdet {command}", package, f"an installed package: pip install 'streamdet[{extra}]'")
 
 

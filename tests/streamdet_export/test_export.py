@@ -1,5 +1,6 @@
 """From a run to a bundle that the daemon serves, or to no bundle at all."""
 
+import json
 import logging
 from typing import get_args
 
@@ -8,12 +9,13 @@ import pytest
 import torch
 
 from streamdet import bundle
-from streamdet.errors import BundleError, UsageError
+from streamdet.errors import BundleError, DataError, UsageError
 from streamdet.records import Verdict
 from streamdet.replay import replay
 from streamdet.scorer import Scorer
 from streamdet_export import export as module
 from streamdet_export import graph
+from streamdet_export.calibrate import ROLLING_S
 from streamdet_export.export import export
 from streamdet_training import heads, model, run
 from streamdet_training.recipe import Head
@@ -71,7 +73,9 @@ def test_the_manifest_says_what_was_trained_and_fitted(finished, manifest_csv, t
     assert manifest.provenance["metrics"]["parity"]["largest_difference"] <= 1e-4
     assert manifest.decision.speakers == 2
     assert manifest.calibration.scale > 0
-    assert [row[0] for row in manifest.calibration.rolling] == [1.0, 2.0, 4.0, 7.0, 10.0]
+    assert [row[0] for row in manifest.calibration.rolling] == list(ROLLING_S)
+    assert manifest.provenance["calibration"]["bonafide"] == {"clips": 4, "scored": 4, "minutes": 0.2, "voices": 2}
+    assert manifest.provenance["metrics"]["dev"] == manifest.provenance["calibration"]["metrics"]
 
 
 def test_a_graph_that_scores_otherwise_makes_no_bundle(finished, manifest_csv, tmp_path, monkeypatch):
@@ -103,6 +107,17 @@ def test_what_is_missing_or_in_the_way_is_named(finished, manifest_csv, tmp_path
     export(finished, tmp_path / "bundle", data=[manifest_csv])
     with pytest.raises(UsageError, match="out"):
         export(finished, tmp_path / "bundle", data=[manifest_csv])
+
+
+def test_voices_that_were_trained_on_do_not_calibrate(finished, manifest_csv, tmp_path):
+    trained = {"voices": {"bonafide": ["b0", "x"], "spoof": ["s1"]}}
+    (finished / run.METRICS).write_text(json.dumps(trained))
+    with pytest.raises(DataError, match="trained on: 'speaker:b0, system:s1', expected others"):
+        export(finished, tmp_path / "bundle", data=[manifest_csv])
+    made = export(finished, tmp_path / "bundle", data=[manifest_csv], allow_overlap=["speaker:b0", "system:s1"])
+    marked = made.manifest.provenance["voices"]
+    assert len(marked["bonafide"].split()) == 2
+    assert "b0" not in marked["bonafide"]
 
 
 def test_normalisation_is_inside_the_graph(finished, tmp_path):

@@ -33,7 +33,7 @@ def refuse_overlap(splits: Mapping[Split, Sequence[Clip]], allowed: Sequence[str
 def _refuse(where: str, one: Sequence[Clip], other: Sequence[Clip], allowed: Sequence[str]) -> None:
     if both := _recordings(one) & _recordings(other):
         raise DataError.of(f"recordings {where}", _listed(both), "each recording in one split")
-    both = {voice for voice in _voices(one) & _voices(other) if not _is_allowed(voice, allowed)}
+    both = {voice for voice in _voices(one) & _voices(other) if not is_allowed(voice, allowed)}
     if both:
         expected = "none, or their names in data.allow_overlap"
         raise DataError.of(f"speakers and systems {where}", _listed(both), expected)
@@ -50,7 +50,8 @@ def _voices(clips: Iterable[Clip]) -> set[str]:
     return speakers | systems
 
 
-def _is_allowed(voice: str, allowed: Iterable[str]) -> bool:
+def is_allowed(voice: str, allowed: Iterable[str]) -> bool:
+    """Tell whether `speaker:NAME` or `system:NAME` is among the names that may overlap."""
     return any(voice.startswith(pattern[:-1]) if pattern.endswith("*") else voice == pattern for pattern in allowed)
 
 
