@@ -4,12 +4,14 @@ import csv
 import html.parser
 import json
 import re
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
 
+from streamdet.bundle import Audio, Calibration, Decision, FileEntry, Manifest, Model
 from streamdet.errors import UsageError
 from streamdet_training import evaluate, scores
 from streamdet_training.bootstrap import Difference
@@ -19,9 +21,25 @@ from streamdet_training.report import page, pictures, write
 from streamdet_training.streaming import Heard, Point, Steadiness, Streaming
 
 
+def draft() -> Manifest:
+    """Windows of a second every half second; every other number is the default."""
+    audio = Audio(rate_hz=16_000, window_samples=16_000, hop_samples=8000)
+    return Manifest(
+        format=1,
+        name="tiny",
+        created="",
+        audio=audio,
+        model=Model(kind="window"),
+        calibration=Calibration(),
+        decision=Decision(),
+        provenance={},
+        files={"model.onnx": FileEntry("0" * 64, 1)},
+    )
+
+
 @pytest.fixture
-def manifest(tiny):
-    return tiny.recipe(window={"window_s": 1.0, "hop_s": 0.5}).draft()
+def manifest() -> Manifest:
+    return draft()
 
 
 def entry(name, manifest=None, listened=None, seed=0) -> Entry:
@@ -74,10 +92,18 @@ class Outside(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
 
+@pytest.fixture(scope="module")
+def read_only(tmp_path_factory) -> Path:
+    """One report for all tests that only read it: drawing takes seconds."""
+    path = tmp_path_factory.mktemp("reports") / "deep" / "report"
+    write.write(path, [section(draft())], 20, 0)
+    return path
+
+
 @pytest.fixture
-def written(tmp_path, manifest) -> Path:
-    write.write(tmp_path / "deep" / "report", [section(manifest)], 20, 0)
-    return tmp_path / "deep" / "report"
+def written(read_only, tmp_path) -> Path:
+    """A copy, with nothing beside it."""
+    return shutil.copytree(read_only, tmp_path / "deep" / "report")
 
 
 def test_the_page_asks_nobody_for_anything_and_escapes_what_corpora_say(written):
@@ -138,7 +164,8 @@ def test_the_record_has_every_number(written, manifest):
     assert only["eer_differences"][0]["minus"] == "ours"
 
 
-def test_an_earlier_report_is_replaced_and_anything_else_refused(written, manifest):
+def test_an_earlier_report_is_replaced_and_anything_else_refused(written, manifest, monkeypatch):
+    monkeypatch.setattr(page, "chapter", lambda *_: page.Chapter("dev", []))
     (written / "pictures" / "left-over.svg").write_text("")
     write.write(written, [section(manifest)], 20, 0)
     assert not (written / "pictures" / "left-over.svg").exists()
@@ -160,6 +187,7 @@ def test_a_report_that_fails_half_way_leaves_the_earlier_one(written, manifest, 
     def broken(*_):
         raise OSError("no space left")
 
+    monkeypatch.setattr(page, "chapter", lambda *_: page.Chapter("dev", []))
     monkeypatch.setattr(write, "_write_scores", broken)
     with pytest.raises(OSError, match="no space"):
         write.write(written, [section(manifest)], 20, 0)
