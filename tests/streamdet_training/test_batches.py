@@ -7,7 +7,7 @@ import torch
 
 from streamdet.audio import fill
 from streamdet.errors import DataError
-from streamdet_training.batches import Batches
+from streamdet_training.batches import Batches, batches
 from streamdet_training.data import Clip
 
 RATE_HZ = 16_000
@@ -87,3 +87,54 @@ def test_small_origins_are_heard_more_often_than_their_share(tiny, tones):
 def test_one_class_alone_is_refused(tiny, tones, label):
     with pytest.raises(DataError, match="some of either class"):
         Batches([clip for clip in tones if clip.label == label], tiny.recipe())
+
+
+# -- lengths ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hisses(tmp_path):
+    """Clips of noise, which never repeats by itself: what repeats in a batch was filled."""
+    clips = []
+    for number, label in enumerate(("bonafide", "spoof")):
+        samples = np.random.default_rng(number).uniform(-0.5, 0.5, 5 * RATE_HZ)
+        soundfile.write(tmp_path / f"{label}.wav", samples, RATE_HZ)
+        clips.append(Clip(path=tmp_path / f"{label}.wav", label=label))
+    return clips
+
+
+def periods(how, clips, numbers):
+    """Seconds after which each clip of some batches starts again, by class; the batch's length where it does not."""
+    found = {0: [], 1: []}
+    for number in numbers:
+        audio, labels = Batches(clips, how)[number]
+        for samples, label in zip(audio.numpy(), labels.tolist(), strict=True):
+            again = np.flatnonzero(samples[1:] == samples[0]) + 1
+            starts = [at for at in again if np.array_equal(samples[at:], samples[: samples.size - at])]
+            found[int(label)].append(min([*starts, samples.size]) / RATE_HZ)
+    return found
+
+
+def test_a_share_of_the_clips_is_cut_shorter_and_filled(tiny, hisses):
+    train = {"crop_s": [4.0], "batch": 20, "fill": 0.5, "shortest_s": 0.5}
+    found = np.concatenate(list(periods(tiny.recipe(train=train), hisses, range(10)).values()))
+    assert found.min() >= 0.5
+    assert (found < 1).any()
+    assert np.mean(found < 4) == pytest.approx(0.5, abs=0.1)
+
+
+def test_the_cuts_are_as_long_in_either_class(tiny, hisses):
+    train = {"crop_s": [4.0], "batch": 40, "fill": 1.0}
+    found = periods(tiny.recipe(train=train), hisses, range(10))
+    assert np.mean(found[0]) == pytest.approx(2.25, abs=0.25)
+    assert np.mean(found[1]) == pytest.approx(2.25, abs=0.25)
+
+
+def test_a_batch_shorter_than_the_shortest_cut_is_cut_whole(tiny, hisses):
+    train = {"crop_s": [0.25], "fill": 1.0, "shortest_s": 0.5}
+    assert set(np.concatenate(list(periods(tiny.recipe(train=train), hisses, [0]).values()))) == {0.25}
+
+
+def test_workers_change_nothing(tiny, tones):
+    drawn = [list(batches(tones, tiny.recipe(train={"workers": workers}), range(3, 7))) for workers in (0, 2)]
+    assert all(same(one, other) for one, other in zip(*drawn, strict=True))

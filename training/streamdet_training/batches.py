@@ -1,78 +1,106 @@
-"""Draws training batches: balanced over classes and their origins, cropped, augmented.
+"""Draws training batches: balanced over classes and their origins, cropped, augmented, filled.
 
 Batch n is a function of (seed, n) alone: a run that resumes at step n sees what it would have seen, and devices share
 the work by taking turns at n.
 """
 
-from collections.abc import Sequence
-from functools import lru_cache
+import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
-from streamdet.audio import Samples, fill, read_recording, resample
-from streamdet.errors import DataError
+from streamdet.audio import Samples, fill, resample
+from streamdet.errors import DataError, StreamdetError
 from streamdet_training.augment import augment, crop
 from streamdet_training.data import Clip
 from streamdet_training.recipe import Recipe
+from streamdet_training.recordings import Kept, Recordings, is_silent
+from streamdet_training.sampling import Drawer
 
-# Clips kept in memory by each worker: 4096 of 5 s at 16 kHz are 0.7 GB, and a small corpus fits whole.
-KEPT_CLIPS = 4096
+log = logging.getLogger(__name__)
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+# Silent clips in a row after which nobody believes any longer that they are the exception.
+SILENT_IN_A_ROW: Final = 100
 
 
-class Batches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+def batches(clips: Sequence[Clip], recipe: Recipe, numbers: Sequence[int]) -> Iterator[Batch]:
+    """Draw the batches of these numbers, in `train.workers` processes.
+
+    Raises:
+        MissingError, DataError, UsageError: as in this process; torch would make a page of a worker's error.
+    """
+    workers = recipe.train.workers
+    loader = DataLoader(_Carried(Batches(clips, recipe)), batch_size=None, sampler=numbers, num_workers=workers)
+    for item in loader:
+        if isinstance(item, StreamdetError):
+            raise item
+        yield item
+
+
+class Batches(Dataset[Batch]):
     """Item n is batch n: audio `(B, T)` and labels `(B,)`, 1 = bona fide."""
 
     def __init__(self, clips: Sequence[Clip], recipe: Recipe) -> None:
         """Draw from `clips` as `recipe` says."""
         self._recipe = recipe
-        self._classes = [_Drawer([clip for clip in clips if clip.label == kind]) for kind in ("spoof", "bonafide")]
+        self._recordings = Recordings(recipe.data.cache)
+        self._silent: set[Path] = set()
+        data = recipe.data
+        self._classes = [
+            Drawer([clip for clip in clips if clip.label == kind], data.balance, data.at_most)
+            for kind in ("spoof", "bonafide")
+        ]
 
-    def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def __getitem__(self, number: int) -> Batch:
         """Draw batch `number`: as many bona fide clips as spoof, all of one length."""
-        recipe = self._recipe
-        rng = np.random.default_rng((recipe.seed, number))
-        crop_s = float(rng.choice(recipe.train.crop_s))
-        labels = np.arange(recipe.train.batch) % 2
-        audio = [self._clip(self._classes[label].draw(rng), crop_s, rng) for label in labels]
+        how = self._recipe.train
+        rng = np.random.default_rng((self._recipe.seed, number))
+        length_s = float(rng.choice(how.crop_s))
+        # Drawn before anything is known of the clips, so that a length says nothing of a class.
+        shortest_s = min(how.shortest_s, length_s)
+        own_s = np.where(rng.random(how.batch) < how.fill, rng.uniform(shortest_s, length_s, how.batch), length_s)
+        labels = np.arange(how.batch) % 2
+        audio = [
+            self._clip(self._classes[label], float(crop_s), length_s, rng)
+            for label, crop_s in zip(labels, own_s, strict=True)
+        ]
         return torch.from_numpy(np.stack(audio)), torch.from_numpy(labels.astype(np.float32))
 
-    def _clip(self, clip: Clip, crop_s: float, rng: np.random.Generator) -> Samples:
+    def _clip(self, drawer: Drawer, crop_s: float, length_s: float, rng: np.random.Generator) -> Samples:
         """Cut at the clip's own rate, then resample and fill: the order in which the daemon does it."""
-        samples, rate_hz = _read(clip.path)
+        samples, rate_hz = self._heard(drawer, rng)
         to_hz = self._recipe.window.rate_hz
         cut = crop(samples, round(crop_s * rate_hz), rng).astype(np.float32)
         heard = augment(resample(cut, rate_hz, to_hz), to_hz, self._recipe.augment, rng)
-        return fill(heard, round(crop_s * to_hz))
+        return fill(heard, round(length_s * to_hz))
+
+    def _heard(self, drawer: Drawer, rng: np.random.Generator) -> tuple[Kept, int]:
+        """Draw until there is something to hear: a silent clip could teach nothing but that silence has a class."""
+        for _ in range(SILENT_IN_A_ROW):
+            clip = drawer.draw(rng)
+            samples, rate_hz = self._recordings.read(clip.path)
+            if not is_silent(samples):
+                return samples, rate_hz
+            if clip.path not in self._silent:
+                self._silent.add(clip.path)
+                log.warning("%s is silent and passed over (%d so far)", clip.path, len(self._silent))
+        raise DataError.of("train clips", f"{SILENT_IN_A_ROW} silent ones in a row", "speech")
 
 
-class _Drawer:
-    """Draws clips of one class: first an origin, with the square root of its share, then one of its clips.
+class _Carried(Dataset[Batch | StreamdetError]):
+    """Hands an error of ours on as an item, since torch would raise it anew with a traceback for its message."""
 
-    By clips alone the largest generator would be most of what is learnt; by origins alone a handful of clips would be
-    seen thousands of times.
-    """
+    def __init__(self, inner: Batches) -> None:
+        self._inner = inner
 
-    def __init__(self, clips: Sequence[Clip]) -> None:
-        if not clips:
-            raise DataError.of("train clips", 0, "some of either class")
-        groups: dict[str, list[Clip]] = {}
-        for clip in clips:
-            groups.setdefault(clip.system if clip.label == "spoof" else clip.source, []).append(clip)
-        self._groups = list(groups.values())
-        weights = np.sqrt([len(group) for group in self._groups])
-        self._share: NDArray[np.float64] = weights / weights.sum()
-
-    def draw(self, rng: np.random.Generator) -> Clip:
-        group = self._groups[rng.choice(len(self._groups), p=self._share)]
-        return group[rng.integers(len(group))]
-
-
-@lru_cache(maxsize=KEPT_CLIPS)
-def _read(path: Path) -> tuple[NDArray[np.float16], int]:
-    """First channel and rate, in half precision: 66 dB below each sample, under any codec's noise."""
-    samples, rate_hz = read_recording(path)
-    return samples[:, 0].astype(np.float16), rate_hz
+    def __getitem__(self, number: int) -> Batch | StreamdetError:
+        try:
+            return self._inner[number]
+        except StreamdetError as error:
+            return error

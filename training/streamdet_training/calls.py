@@ -12,9 +12,10 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from streamdet.audio import Samples, read_recording, resample
+from streamdet.audio import Samples, resample
 from streamdet.bundle import Manifest
 from streamdet.records import Score, Window
+from streamdet_training import recordings
 from streamdet_training.data import Clip, Label
 from streamdet_training.scores import cut
 
@@ -115,8 +116,8 @@ def _strung(clips: Sequence[Clip], rate_hz: int) -> Samples:
     """Clips one after the other: `(T,)`."""
     parts = []
     for clip in clips:
-        samples, from_hz = read_recording(clip.path)
-        parts.append(resample(samples[:, 0], from_hz, rate_hz))
+        samples, from_hz = recordings.read(clip.path)
+        parts.append(resample(samples, from_hz, rate_hz))
     return np.concatenate(parts)
 
 

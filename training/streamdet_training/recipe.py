@@ -113,6 +113,12 @@ class Data(Section):
     """Manifest or folder of a corpus, or a list of them; FORMAT:PATH says what one is. `--data` goes before it."""
     allow_overlap: tuple[Annotated[str, Field(pattern="^(speaker|system):.")], ...] = ()
     """Who may be in train and in dev: `speaker:NAME` and `system:NAME`; a `*` at the end stands for any ending."""
+    balance: Share = 0.5
+    """Systems (and sources, and speakers) of n clips are drawn as n to the power 1 - balance; 0: by clips alone."""
+    at_most: dict[str, Share] = Field(default={})
+    """Greatest share of its class that systems or sources get whose name begins like a key: `{"griffin" = 0.1}`."""
+    cache: Path | None = None
+    """Folder that keeps decoded audio from run to run; without one, each worker keeps what it can in memory."""
 
 
 class Augment(Section):
@@ -199,7 +205,11 @@ class Train(Section):
     average: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of the weights' moving average a step; 0 keeps the last weights instead."""
     crop_s: tuple[Annotated[float, Field(gt=0)], ...] = (1.0, 2.0, 3.0, 4.0)
-    """A batch takes one of these lengths (s), so that short windows are known too."""
+    """A batch takes one of these lengths (s)."""
+    fill: Share = 0.5
+    """Share of clips cut to a length of their own, from `shortest_s` up to the batch's, and repeated until that."""
+    shortest_s: Annotated[float, Field(gt=0)] = 0.5
+    """The shortest of these cuts (s)."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Mixed precision, as accelerate names it."""
     workers: Annotated[int, Field(ge=0)] = 1

@@ -9,12 +9,12 @@ from pathlib import Path, PurePath
 import msgspec
 import numpy as np
 
-from streamdet.audio import Samples, read_recording
+from streamdet.audio import Samples, resample
 from streamdet.bundle import Manifest
 from streamdet.errors import DataError, MissingError
-from streamdet.records import Score, Window
+from streamdet.records import RATES_HZ, Score, Window
 from streamdet.replay import replay_samples
-from streamdet_training import lines
+from streamdet_training import lines, recordings
 from streamdet_training.data import Clip
 
 ScoreWindows = Callable[[Sequence[Window]], Sequence[Score]]
@@ -40,8 +40,12 @@ class Trial(msgspec.Struct, frozen=True):
 
 def heard(clip: Clip, line: str | None = None) -> tuple[Samples, int]:
     """Read a clip's first channel `(T,)` and its rate (Hz), as it is or as it comes over a line of `lines.LINES`."""
-    samples, rate_hz = read_recording(clip.path)
-    return (samples[:, 0], rate_hz) if line is None else lines.through(samples[:, 0], rate_hz, line)
+    samples, rate_hz = recordings.read(clip.path)
+    if line is not None:
+        return lines.through(samples, rate_hz, line)
+    # No live call has any other rate, so the engine knows none: the next one up loses nothing.
+    to_hz = next((known for known in RATES_HZ if known >= rate_hz), RATES_HZ[-1])
+    return resample(samples, rate_hz, to_hz), to_hz
 
 
 def cut(samples: Samples, rate_hz: int, manifest: Manifest) -> list[Window]:

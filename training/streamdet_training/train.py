@@ -15,7 +15,6 @@ from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torch.utils.data import DataLoader
 
 from streamdet.audio import Samples
 from streamdet.errors import DataError, UsageError
@@ -23,7 +22,7 @@ from streamdet.records import Score, Window
 from streamdet.window import score_windows
 from streamdet_training import metrics, model, recipe, run
 from streamdet_training.average import Average
-from streamdet_training.batches import Batches
+from streamdet_training.batches import batches
 from streamdet_training.calls import voices
 from streamdet_training.data import Clip, Split, load
 from streamdet_training.model import Detector
@@ -141,8 +140,7 @@ def _batches(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """This process's batches from step `first` on, on its device."""
     mine = [step * accelerator.num_processes + accelerator.process_index for step in range(first, how.train.steps)]
-    loader = DataLoader(Batches(clips, how), batch_size=None, sampler=mine, num_workers=how.train.workers)
-    for audio, labels in loader:
+    for audio, labels in batches(clips, how, mine):
         yield audio.to(accelerator.device), labels.to(accelerator.device)
 
 
