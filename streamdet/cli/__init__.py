@@ -11,7 +11,7 @@ from typing import Final, cast
 
 import typer
 
-from streamdet.cli import check, config, demo, run, score, send, status, tail, version
+from streamdet.cli import bench, check, config, demo, run, score, send, status, tail, version
 from streamdet.errors import MissingError, StreamdetError, UsageError
 
 COMMANDS: Final[dict[str, Callable[..., None]]] = {
@@ -37,6 +37,7 @@ def application() -> typer.Typer:
         app.command(name)(command)
     for found in sorted(entry_points(group="streamdet.commands")):
         app.command(found.name)(found.load())
+    app.add_typer(bench.group(), name="bench")
     return app
 
 
@@ -76,6 +77,8 @@ def _missing_extra(error: ModuleNotFoundError) -> StreamdetError:
         raise error  # a hole in our own package is a bug, and wants its traceback
     command = sys.argv[1] if len(sys.argv) > 1 else ""
     extra = {"export": "export", "calibrate": "calibration"}.get(command, "training")
+    if command == "bench":
+        command = " ".join(sys.argv[1:3])
     return MissingError.of(f"streamdet {command}", package, f"an installed package: pip install 'streamdet[{extra}]'")
 
 

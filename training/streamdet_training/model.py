@@ -3,7 +3,8 @@
 Shapes: B windows of T samples, F feature frames of width D.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -14,7 +15,7 @@ from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from streamdet.errors import ConfigError, MissingError
 from streamdet_training import heads, spectral
-from streamdet_training.recipe import Augment, Backbone, Recipe
+from streamdet_training.recipe import Augment, Backbone, Lora, Recipe
 from streamdet_training.spectral import SpectralWav2Vec2
 
 # In feature frames (0.2 s) and in channels; wav2vec2's own pre-training masks spans of 10 frames.
@@ -88,7 +89,7 @@ class Parameters(msgspec.Struct, frozen=True):
     """How many numbers there are, and how many of them are trained."""
 
     backbone_trainable: int
-    """Adapters, or the whole backbone in full fine-tuning."""
+    """Adapters, the whole backbone in full fine-tuning, nothing where the head alone is trained."""
     head: int
     total: int
 
@@ -125,6 +126,8 @@ def build(recipe: Recipe) -> Detector:
     backbone: Any = load_backbone(recipe.backbone, _masks(recipe.augment))
     if recipe.mode == "lora":
         backbone = add_lora(backbone, recipe)
+    elif recipe.mode == "head":
+        freeze(backbone)
     return Detector(backbone, recipe)
 
 
@@ -166,26 +169,85 @@ def load_backbone(origin: Backbone, masks: Mapping[str, Any] | None = None) -> W
     return model
 
 
+def freeze(backbone: Wav2Vec2Model) -> None:
+    """Train no weight of a backbone, and keep nothing of it for a backward pass that nobody needs.
+
+    In training mode transformers' front-end asks for a gradient of the audio itself unless it is told not to: the
+    convolutions would be run backwards for nothing, and a head alone would cost the memory of full fine-tuning.
+    """
+    backbone.requires_grad_(requires_grad=False)
+    backbone.freeze_feature_encoder()  # type: ignore[no-untyped-call] # transformers has no types for it
+
+
 def add_lora(backbone: Wav2Vec2Model, recipe: Recipe) -> PeftModel:
     """Freeze a backbone and put adapters beside its target matrices.
 
     Raises:
-        ConfigError: no layer has a target's name.
+        ConfigError: no layer has a target's name, or what a pattern says; or there are fewer layers.
     """
     lora = recipe.lora
-    for target in lora.targets:
-        if not any(name.endswith(f".{target}") for name, _ in backbone.named_modules()):
-            raise ConfigError.of("lora.targets", target, "the name of a linear layer: q_proj, k_proj, v_proj, ...")
+    layers = _numbers(lora.layers, backbone.config.num_hidden_layers)
+    names = _adapted(backbone, lora, layers)
+    # peft passes over a pattern that fits nothing, and then the run is not what its recipe says.
+    for key in ("rank_pattern", "alpha_pattern"):
+        for pattern in getattr(lora, key):
+            if not any(_fits(pattern, name, f"lora.{key}") for name in names):
+                raise ConfigError.of(f"lora.{key}", pattern, f"the end of an adapted layer's name, such as {names[0]}")
     adapters = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type] # peft says int, and only divides it by the rank
         lora_dropout=lora.dropout,
         target_modules=list(lora.targets),
+        layers_to_transform=layers if lora.layers else None,
+        layers_pattern="layers" if lora.layers else None,
+        rank_pattern=dict(lora.rank_pattern),
+        alpha_pattern=dict(lora.alpha_pattern),
+        use_rslora=lora.use_rslora,
+        use_dora=lora.use_dora,
+        init_lora_weights=True if lora.init == "kaiming" else lora.init,
+        bias="none",  # a trained bias could be merged too, but it is no low rank, and the paper counts none
     )
+    freeze(backbone)
     adapted = get_peft_model(backbone, adapters)
     if not isinstance(adapted, PeftModel):
         raise TypeError(f"get_peft_model gave a {type(adapted).__name__}")
+    # PiSSA has taken the adapters' start out of the weights. Loaded again beside those, they are like any others.
+    adapters.init_lora_weights = True
     return adapted
+
+
+def _numbers(chosen: Sequence[int | str], count: int) -> list[int]:
+    """Layers by number, from numbers and slices of `count` layers; all of them when nothing is chosen."""
+    found = set[int]() if chosen else set(range(count))
+    for each in chosen:
+        if isinstance(each, str):
+            first, last = (int(end) if end else None for end in each.split(":"))
+            some = range(count)[first:last]
+        else:
+            some = range(count)[each : each + 1 or None] if -count <= each < count else range(0)
+        if not some:
+            raise ConfigError.of("lora.layers", each, f"some of {count} layers, numbered from 0")
+        found.update(some)
+    return sorted(found)
+
+
+def _adapted(backbone: Wav2Vec2Model, lora: Lora, layers: Sequence[int]) -> list[str]:
+    """Full names of the layers that get an update."""
+    inside = tuple(f"encoder.layers.{number}." for number in layers)
+    names = [name for name, module in backbone.named_modules() if isinstance(module, nn.Linear)]
+    for target in lora.targets:
+        if not any(name.endswith(f".{target}") for name in names):
+            raise ConfigError.of("lora.targets", target, "the name of a linear layer: q_proj, k_proj, v_proj, ...")
+    ends = tuple(f".{target}" for target in lora.targets)
+    return [name for name in names if name.endswith(ends) and (not lora.layers or name.startswith(inside))]
+
+
+def _fits(pattern: str, name: str, key: str) -> bool:
+    """Does peft apply a pattern to a layer? It matches the name's end, after a dot."""
+    try:
+        return re.match(rf"(.*\.)?({pattern})$", name) is not None
+    except re.error as error:
+        raise ConfigError.of(key, pattern, f"a layer's name or a regular expression ({error})") from None
 
 
 def merge(detector: Detector) -> Detector:

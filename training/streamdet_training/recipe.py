@@ -20,6 +20,8 @@ Range = tuple[float, float]  # from, to
 ShareRange = tuple[Share, Share]
 Positive = Annotated[float, Field(gt=0)]
 PositiveRange = tuple[Positive, Positive]
+Rank = Annotated[int, Field(ge=1)]
+Slice = Annotated[str, Field(pattern=r"^-?\d*:-?\d*$")]
 
 CodecName = Literal[
     "mulaw", "alaw", "g726", "g723", "gsm", "amr", "opus_nb", "opus_wb", "g722", "msbc", "vox", "mp3", "aac", "vorbis"
@@ -68,14 +70,26 @@ class Backbone(Section):
 class Lora(Section):
     """Low-rank adaptation: W x + (alpha / rank) B A x with A `(rank, in)` and B `(out, rank)`."""
 
-    rank: Annotated[int, Field(ge=1)] = 16
+    rank: Rank = 16
     """Rank of the update."""
-    alpha: Annotated[float, Field(gt=0)] = 16.0
+    alpha: Positive = 16.0
     """The update is scaled by alpha / rank."""
     dropout: Share = 0.0
     """Dropout in front of A."""
     targets: tuple[str, ...] = ("q_proj", "v_proj")
-    """Linear layers of the transformer that get one, by name: q_proj, k_proj, v_proj, out_proj, ..."""
+    """Linear layers of the transformer that get one: q_proj, k_proj, v_proj, out_proj, intermediate_dense, ..."""
+    layers: tuple[int | Slice, ...] = ()
+    """Transformer layers that get one: numbers from 0, or slices (":6" the first six, "-6:" the last); none: all."""
+    rank_pattern: dict[str, Rank] = Field(default={})
+    """Another rank for some matrices, by what their full name ends with: plain text or a regular expression."""
+    alpha_pattern: dict[str, Positive] = Field(default={})
+    """Another alpha for some matrices, by the same names."""
+    use_rslora: bool = False
+    """Scale by alpha / sqrt(rank) instead, so that high ranks learn as fast as low ones (Kalajdzievski 2023)."""
+    use_dora: bool = False
+    """Learn the length of each row of W beside its direction (DoRA, Liu et al. 2024): one more number a row."""
+    init: Literal["kaiming", "gaussian", "pissa"] = "kaiming"
+    """A random and B zero (kaiming, gaussian), or both the largest singular parts of W, which loses them (pissa)."""
 
 
 class Head(Section):
@@ -223,8 +237,8 @@ class Recipe(Section):
 
     name: str
     """Of the run, and of the bundle that comes of it."""
-    mode: Literal["lora", "full"] = "lora"
-    """lora trains adapters and head; full trains every weight."""
+    mode: Literal["lora", "full", "head"] = "lora"
+    """lora trains adapters and head; full trains every weight; head trains the head alone, on a frozen backbone."""
     seed: int = 1
     """Of weights, crops and augmentation."""
     backbone: Backbone

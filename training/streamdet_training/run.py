@@ -2,7 +2,7 @@
 
 recipe.json            the recipe as it was run
 adapter/               LoRA weights, in peft's own format (mode lora)
-backbone/              the wav2vec2, where it can be had nowhere else (mode full, random or trained start)
+backbone/              the wav2vec2, where it can be had nowhere else (mode full, random start, adapters by PiSSA)
 head.safetensors
 metrics.json           written last: a folder with it is a finished run
 checkpoint/            what `--resume` needs
@@ -33,9 +33,13 @@ def begin(path: Path, recipe: Recipe, detector: Detector) -> None:
     """Make the folder: the recipe, and the start of the backbone unless the recipe says where else it lies."""
     path.mkdir(parents=True, exist_ok=True)
     (path / RECIPE).write_text(recipe.model_dump_json(indent=1) + "\n", "utf-8")
-    if isinstance(detector.backbone, PeftModel) and recipe.backbone.source is None:
+    # PiSSA's adapters belong beside weights that are no longer those of the source.
+    elsewhere = recipe.backbone.source is not None and (recipe.mode, recipe.lora.init) != ("lora", "pissa")
+    if recipe.mode != "full" and not elsewhere:
         with torch.no_grad():
-            base: Any = detector.backbone.get_base_model()
+            base: Any = detector.backbone
+            if isinstance(base, PeftModel):
+                base = base.get_base_model()
             base_weights = {name: value for name, value in base.state_dict().items() if ".lora_" not in name}
             plain = {name.replace(".base_layer", ""): value for name, value in base_weights.items()}
             base.save_pretrained(path / BACKBONE, state_dict=plain)
@@ -45,7 +49,7 @@ def save_weights(path: Path, detector: Detector) -> None:
     """Write what has been trained."""
     if isinstance(detector.backbone, PeftModel):
         detector.backbone.save_pretrained(str(path / ADAPTER))
-    else:
+    elif any(parameter.requires_grad for parameter in detector.backbone.parameters()):
         detector.backbone.save_pretrained(path / BACKBONE)
     head = {name: value.detach().cpu().contiguous() for name, value in detector.head.state_dict().items()}
     save_file(head, path / HEAD)
