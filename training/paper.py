@@ -99,7 +99,7 @@ def once(how: recipe.Recipe, out: Path, manifest: Path) -> float:
         shutil.rmtree(out, ignore_errors=True)  # a broken run of a minute is not worth resuming
         log.info("--- %s", out.name)
         began_s, cpu_s = time.monotonic(), time.process_time()
-        train(how, out, data=manifest)
+        train(how, out, data=[manifest])
         took = {"wall_s": time.monotonic() - began_s, "cpu_s": time.process_time() - cpu_s}
         (out / "took.json").write_text(json.dumps(took) + "\n")
         shutil.rmtree(out / run.CHECKPOINT)

@@ -18,23 +18,10 @@ from streamdet.replay import replay
 from streamdet.scorer import Scorer
 from streamdet_export.export import export
 from streamdet_training import recipe
+from streamdet_training.backbones import XLSR_300M
 from streamdet_training.recipe import Backbone
 from streamdet_training.terminal import settle
 from streamdet_training.train import train
-
-# facebook/wav2vec2-xls-r-300m's config.json, where it differs from transformers' defaults.
-XLS_R_300M = {
-    "hidden_size": 1024,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "intermediate_size": 4096,
-    "conv_bias": True,
-    "feat_extract_norm": "layer",
-    "do_stable_layer_norm": True,
-    "final_dropout": 0.0,
-    "hidden_dropout": 0.1,
-    "attention_dropout": 0.1,
-}
 
 
 def few(corpus: Path, out: Path, clips: int) -> Path:
@@ -69,7 +56,7 @@ def main() -> None:
         update={"steps": 1, "check_every": 1, "batch": 4, "crop_s": (2.0,), "workers": 0, "precision": "no"}
     )
     how = paper.model_copy(
-        update={"backbone": Backbone(config=XLS_R_300M), "data": recipe.Data(path=(str(manifest),)), "train": short}
+        update={"backbone": Backbone(config=XLSR_300M), "data": recipe.Data(path=(str(manifest),)), "train": short}
     )
     began_s = time.perf_counter()
     train(how, args.out / "run")

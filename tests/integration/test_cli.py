@@ -575,8 +575,9 @@ sys.meta_path.insert(0, Blocked())
         (("train", "x.toml", "--out", "y"), "training"),
         (("evaluate", "x"), "training"),
         (("export", "x", "--out", "y"), "export"),
+        (("bench", "train"), "training"),
     ],
-    ids=["train", "evaluate", "export"],
+    ids=["train", "evaluate", "export", "bench train"],
 )
 def test_a_missing_extra_is_named(args, extra, plain):
     assert f"pip install 'streamdet[{extra}]'" in complaint(streamdet(*args, environment=plain), 66)

@@ -1,5 +1,6 @@
 """A finished run of a tiny detector, and clips for its dev split."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from streamdet_training import model, run
 from streamdet_training.model import Detector
-from streamdet_training.recipe import Recipe
+from streamdet_training.recipe import Lora, Recipe
 
 RATE_HZ = 16_000
 TINY = {
@@ -49,6 +50,17 @@ def trained(how: Recipe) -> Detector:
             if "lora_B" in name or name == "head.linear.weight":
                 parameter.normal_(std=0.3)
     return detector.eval()
+
+
+@pytest.fixture
+def trained_with() -> Callable[[dict[str, object]], tuple[Recipe, Detector]]:
+    """Makes a recipe with these keys of `lora`, and its detector as after training."""
+
+    def make(lora: dict[str, object]) -> tuple[Recipe, Detector]:
+        how = recipe().model_copy(update={"lora": Lora.model_validate(lora)})
+        return how, trained(how)
+
+    return make
 
 
 @pytest.fixture

@@ -78,6 +78,28 @@ def test_the_manifest_says_what_was_trained_and_fitted(finished, manifest_csv, t
     assert manifest.provenance["metrics"]["dev"] == manifest.provenance["calibration"]["metrics"]
 
 
+@pytest.mark.parametrize(
+    "lora",
+    [
+        {"use_dora": True, "rank_pattern": {"v_proj": 2}},
+        {"use_rslora": True, "layers": [":1"]},
+        {"init": "pissa", "targets": ["q_proj", "intermediate_dense"]},
+        {"init": "gaussian", "alpha_pattern": {"q_proj": 32}},
+    ],
+    ids=["DoRA and a rank pattern", "rsLoRA in one layer", "PiSSA", "gaussian and an alpha pattern"],
+)
+def test_adapters_of_every_kind_merge_into_the_graph(trained_with, tmp_path, lora):
+    """Saved, loaded, merged, exported: onnxruntime scores as the trained detector did with its adapters beside it."""
+    how, detector = trained_with({"rank": 4, **lora})
+    with torch.inference_mode():
+        expected = detector(torch.from_numpy(windows(3))).numpy()
+    run.begin(tmp_path / "run", how, detector)
+    run.save_weights(tmp_path / "run", detector)
+    contents = graph.to_onnx(model.merge(run.load_run(tmp_path / "run")), 16_000, "fp32")
+    scorer = Scorer(bundle.save(tmp_path / "bundle", how.draft(), contents), provider="cpu")
+    assert np.abs(scorer.run(windows(3)) - expected).max() < 1e-4
+
+
 def test_a_graph_that_scores_otherwise_makes_no_bundle(finished, manifest_csv, tmp_path, monkeypatch):
     def bent(detector, window_samples, precision):
         with torch.no_grad():

@@ -1,8 +1,8 @@
 """`streamdet bench train`: what a training step costs, LoRA against full fine-tuning and the head alone.
 
 Modes take turns within one run, so that a machine that slows down slows all of them; each turn is a process of its own
-(bench_steps.py), so that a peak of memory is that cell's and nobody else's. This module imports no torch: on Linux a
-process begins its life with its parent's peak, and this one's is small.
+(bench_steps.py), so that a peak of memory is that cell's and nobody else's. On Linux a process begins its life with its
+parent's peak: this one builds no model, so its own is below any cell's.
 """
 
 import json

@@ -12,6 +12,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import Wav2Vec2Config, Wav2Vec2Model
+from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2FeatureEncoder
 
 from streamdet.errors import ConfigError, MissingError
 from streamdet_training import heads, spectral
@@ -176,7 +177,8 @@ def freeze(backbone: Wav2Vec2Model) -> None:
     convolutions would be run backwards for nothing, and a head alone would cost the memory of full fine-tuning.
     """
     backbone.requires_grad_(requires_grad=False)
-    backbone.freeze_feature_encoder()  # type: ignore[no-untyped-call] # transformers has no types for it
+    if isinstance(backbone.feature_extractor, Wav2Vec2FeatureEncoder):  # a spectral one asks for nothing
+        backbone.freeze_feature_encoder()  # type: ignore[no-untyped-call] # transformers has no types for it
 
 
 def add_lora(backbone: Wav2Vec2Model, recipe: Recipe) -> PeftModel:
@@ -188,11 +190,6 @@ def add_lora(backbone: Wav2Vec2Model, recipe: Recipe) -> PeftModel:
     lora = recipe.lora
     layers = _numbers(lora.layers, backbone.config.num_hidden_layers)
     names = _adapted(backbone, lora, layers)
-    # peft passes over a pattern that fits nothing, and then the run is not what its recipe says.
-    for key in ("rank_pattern", "alpha_pattern"):
-        for pattern in getattr(lora, key):
-            if not any(_fits(pattern, name, f"lora.{key}") for name in names):
-                raise ConfigError.of(f"lora.{key}", pattern, f"the end of an adapted layer's name, such as {names[0]}")
     adapters = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type] # peft says int, and only divides it by the rank
@@ -200,8 +197,8 @@ def add_lora(backbone: Wav2Vec2Model, recipe: Recipe) -> PeftModel:
         target_modules=list(lora.targets),
         layers_to_transform=layers if lora.layers else None,
         layers_pattern="layers" if lora.layers else None,
-        rank_pattern=dict(lora.rank_pattern),
-        alpha_pattern=dict(lora.alpha_pattern),
+        rank_pattern=_by_name(lora.rank_pattern, names, "lora.rank_pattern"),
+        alpha_pattern=_by_name(lora.alpha_pattern, names, "lora.alpha_pattern"),
         use_rslora=lora.use_rslora,
         use_dora=lora.use_dora,
         init_lora_weights=True if lora.init == "kaiming" else lora.init,
@@ -242,12 +239,22 @@ def _adapted(backbone: Wav2Vec2Model, lora: Lora, layers: Sequence[int]) -> list
     return [name for name in names if name.endswith(ends) and (not lora.layers or name.startswith(inside))]
 
 
-def _fits(pattern: str, name: str, key: str) -> bool:
-    """Does peft apply a pattern to a layer? It matches the name's end, after a dot."""
-    try:
-        return re.match(rf"(.*\.)?({pattern})$", name) is not None
-    except re.error as error:
-        raise ConfigError.of(key, pattern, f"a layer's name or a regular expression ({error})") from None
+def _by_name(patterns: Mapping[str, Any], names: Sequence[str], key: str) -> dict[str, Any]:
+    """Spell patterns out by layers' full names; the first one that fits a name's end, after a dot, counts.
+
+    peft takes patterns too. But it passes over one that fits nothing, and sorts them in the file that it saves, so that
+    where two fit the loaded adapter would have other shapes than the trained one.
+    """
+    found: dict[str, Any] = {}
+    for pattern, value in patterns.items():
+        try:
+            fitting = [name for name in names if re.match(rf"(.*\.)?({pattern})$", name)]
+        except re.error as error:
+            raise ConfigError.of(key, pattern, f"a layer's name or a regular expression ({error})") from None
+        if not fitting:
+            raise ConfigError.of(key, pattern, f"the end of an adapted layer's name, such as {names[0]}")
+        found = dict.fromkeys(fitting, value) | found
+    return found
 
 
 def merge(detector: Detector) -> Detector:
