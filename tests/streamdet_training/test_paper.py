@@ -65,7 +65,7 @@ def test_the_whole_of_xlsr_is_what_the_page_says():
 
 @pytest.fixture
 def la(tmp_path) -> Path:
-    """Eight clips in the layout of ASVspoof 2019 LA."""
+    """Eight clips in the layout of ASVspoof 2019 LA, whose train and dev share systems as they do there."""
     root, rng = tmp_path / "LA", np.random.default_rng(1)
     (root / "ASVspoof2019_LA_cm_protocols").mkdir(parents=True)
     for split, suffix, letter in (("train", "trn", "T"), ("dev", "trl", "D")):
@@ -75,7 +75,7 @@ def la(tmp_path) -> Path:
         for number in range(4):
             name, spoof = f"LA_{letter}_{1000 + number}", number % 2
             soundfile.write(folder / f"{name}.flac", 0.1 * rng.standard_normal(16_000), 16_000)
-            rows.append(f"LA_{number:04} {name} - {'A01 spoof' if spoof else '- bonafide'}")
+            rows.append(f"LA_{letter}{number:03} {name} - {'A01 spoof' if spoof else '- bonafide'}")
         protocol = root / "ASVspoof2019_LA_cm_protocols" / f"ASVspoof2019.LA.cm.{split}.{suffix}.txt"
         protocol.write_text("\n".join(rows) + "\n")
     return root
