@@ -216,21 +216,22 @@ _COMPARED: Final[Mapping[str, str]] = {
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """Lay the rows out for a person."""
+    """Lay the rows out for a person; ratios stand beside the mode that they are of."""
     shown = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("batch", "mode", "step s", "forward", "backward", "optimiser", "CPU s", "peak GiB", "trained"):
+    headings = ("batch", "mode", "step s", "forward", "backward", "optimiser", "CPU s", "peak GiB", "trained")
+    for column in (*headings, "step ratio", "peak ratio"):
         shown.add_column(column, justify="left" if column == "mode" else "right")
     shown.add_column("")
+    found = {row["batch"]: row for row in rows if isinstance(row, dict)}
     for row in rows:
         if isinstance(row, Skipped):
-            shown.add_row(str(row.batch), row.mode, *["–"] * 7, f"skipped: {row.reason}", style="dim")
+            shown.add_row(str(row.batch), row.mode, *["–"] * 9, f"skipped: {row.reason}", style="dim")
         elif isinstance(row, Cell):
             seconds = (row.step_s, row.forward_s, row.backward_s, row.optimiser_s, row.cpu_s)
             note = f"{row.steps} steps" + ("" if row.agreed else ", no three within 10 %")
             counts = (f"{row.peak_bytes / 2**30:.2f}", f"{row.trainable_parameters:,}")
-            shown.add_row(str(row.batch), row.mode, *(f"{each:.3g}" for each in seconds), *counts, note)
-        else:
-            shown.add_row(str(row["batch"]), _ratios_said(row), style="dim")
+            beside = [_ratio_said(found.get(row.batch, {}), f"ratio_{key}_{row.mode}_to_") for key in ("step", "peak")]
+            shown.add_row(str(row.batch), row.mode, *(f"{each:.3g}" for each in seconds), *counts, *beside, note)
     return shown
 
 
@@ -291,8 +292,5 @@ def _said(turn: Steps) -> str:
     return f"{steps} s a step, {turn.peak_bytes / 2**30:.2f} GiB"
 
 
-def _ratios_said(row: Ratios) -> str:
-    said = [
-        f"{key.removeprefix('ratio_').replace('_', ' ')} {value:.2f}" for key, value in row.items() if "ratio_" in key
-    ]
-    return "; ".join(said)
+def _ratio_said(found: Ratios, begins: str) -> str:
+    return next((f"{value:.2f}" for key, value in found.items() if key.startswith(begins)), "")
