@@ -31,7 +31,7 @@ if [[ ! -f $work/run/metrics.json ]]; then
 fi
 new=$(mktemp -d)
 trap 'rm -rf "$new"' EXIT
-streamdet export "$work/run" --data "$manifest" --out "$new/starter"
+streamdet export "$work/run" --data "$manifest" --out "$new/starter" --name starter --false-alarms-per-hour 4
 streamdet evaluate "$starter" "$new/starter" --manifest "$manifest" --split dev --split test --streaming \
     --through mulaw --out "$work/report"
 mv "$new"/starter/model.onnx "$new"/starter/manifest.json "$starter"
