@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from streamdet.errors import DataError, MissingError, UsageError
 from streamdet.window import score_windows
-from streamdet_training import calls, data, metrics, model, run, train
+from streamdet_training import calls, checkpoint, data, metrics, model, run, train
 from streamdet_training.scores import by_class, score_clips
 
 AUDIO = 0.1 * torch.randn(3, 8000, generator=torch.Generator().manual_seed(1))
@@ -58,7 +58,7 @@ def test_a_run_leaves_its_folder(tiny, manifest_csv, tmp_path, saved_scores, cap
     caplog.set_level(logging.INFO)
     how, out = tiny.recipe(), tmp_path / "run"
     assert train.train(how, out, data=[manifest_csv]) == out
-    assert names(out) == {"recipe.json", "adapter", "backbone", "head.safetensors", "metrics.json", "checkpoint"}
+    assert names(out) == {"recipe.json", "adapter", "backbone", "head.safetensors", "metrics.json", run.CHECKPOINT}
     # --data is part of what was run: export finds it there.
     assert run.load_recipe(out) == tiny.recipe(data={"path": str(manifest_csv)})
 
@@ -72,7 +72,13 @@ def test_a_run_leaves_its_folder(tiny, manifest_csv, tmp_path, saved_scores, cap
     assert kept["clips"] == {"train": 4, "dev": 4}
     assert kept["voices"] == calls.voices(data.read_manifest(manifest_csv, "train"))
     assert [row["step"] for row in kept["history"]] == [2, 4]
-    assert kept["best"] == min(kept["history"], key=lambda row: row["dev_eer"])
+    assert kept["best"] == min(kept["history"], key=lambda row: (row["dev_eer"], row["dev_min_cllr"]))
+    assert kept["saved"]["steps"] == [kept["best"]["step"]]
+    assert all(row["audio_s_per_s"] > 0 for row in kept["history"])
+    assert kept["wall_s"] == kept["history"][-1]["wall_s"] >= kept["history"][0]["wall_s"]
+    assert kept["peak_memory_bytes"] > 50e6  # torch alone is more
+    assert kept["seed"] == 1
+    assert kept["made_with"]["torch"] == torch.__version__
     assert "tiny: step 4 of 4" in caplog.text
 
     # What was saved last is what is loaded, and it is as good as the figures say.
@@ -101,7 +107,7 @@ def test_training_moves_adapters_and_leaves_the_backbone(tiny, manifest_csv, tmp
 
 def test_full_mode_saves_the_backbone_that_it_trained(tiny, manifest_csv, tmp_path, saved_scores):
     out = train.train(tiny.recipe(mode="full"), tmp_path / "run", data=[manifest_csv])
-    assert names(out) == {"recipe.json", "backbone", "head.safetensors", "metrics.json", "checkpoint"}
+    assert names(out) == {"recipe.json", "backbone", "head.safetensors", "metrics.json", run.CHECKPOINT}
     assert found(out)["trainable_parameters"] == found(out)["total_parameters"]
     assert torch.equal(scores(run.load_run(out)), saved_scores[-1])
     assert not torch.equal(saved_scores[0], scores(model.build(tiny.recipe(mode="full"))))
@@ -156,14 +162,14 @@ def how(tiny):
 @pytest.fixture
 def broken_run(how, manifest_csv, tmp_path, monkeypatch):
     """A run that ended after its first checkpoint."""
-    checkpoint = train._checkpoint
+    write = checkpoint.save
 
     def write_and_break(*args):
-        checkpoint(*args)
+        write(*args)
         raise PowerCutError
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "_checkpoint", write_and_break)
+        patch.setattr(checkpoint, "save", write_and_break)
         with pytest.raises(PowerCutError):
             train.train(how, tmp_path / "broken", data=[manifest_csv])
     assert not (tmp_path / "broken" / run.METRICS).exists()
@@ -180,7 +186,8 @@ def test_a_resumed_run_ends_like_one_that_never_broke(how, manifest_csv, tmp_pat
     assert found(broken_run)["best"]["dev_eer"] == found(whole)["best"]["dev_eer"]
     assert torch.equal(scores(run.load_run(broken_run)), scores(run.load_run(whole)))
     # The last step's weights; those of the run are averages, and the best step's.
-    ends = [load_file(out / run.CHECKPOINT / "model.safetensors") for out in (broken_run, whole)]
+    ends = [load_file(out / run.CHECKPOINT) for out in (broken_run, whole)]
+    assert ends[0].keys() == ends[1].keys()
     assert all(torch.equal(values, ends[1][name]) for name, values in ends[0].items())
 
 
@@ -202,7 +209,7 @@ def test_an_average_is_what_is_saved(tiny, manifest_csv, tmp_path, saved_scores)
         for average in (0.0, 0.9)
     ]
     last, mean = (load_file(out / run.HEAD)["linear.bias"] for out in outs)
-    step = load_file(outs[1] / run.CHECKPOINT / "model.safetensors")["head.linear.bias"]
+    step = load_file(outs[1] / run.CHECKPOINT)["weights/head.linear.bias"]
     assert torch.equal(last, step)
     assert 0 < (last - mean).abs().item() == pytest.approx(0.01 / 11, rel=1e-2)  # Adam's first step is lr long
     assert torch.equal(scores(run.load_run(outs[1])), saved_scores[1])
@@ -216,7 +223,7 @@ def test_an_existing_run_is_not_overwritten(tiny, manifest_csv, broken_run):
 
 
 def test_nothing_to_resume_is_said(tiny, manifest_csv, tmp_path):
-    with pytest.raises(DataError, match="the run had none yet, start anew"):
+    with pytest.raises(MissingError, match="a run that has begun; without --resume a new one begins"):
         train.train(tiny.recipe(), tmp_path / "new", data=[manifest_csv], resume=True)
 
 

@@ -22,14 +22,27 @@ def train(
         typer.Option(metavar="[FORMAT:]PATH", help="Manifest CSV or corpus folder, before the recipe's; repeatable."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in OUT.")] = False,
+    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's.")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="N,N,...", help="A run each, in OUT/seed-N, and a table of mean and best.")
+    ] = None,
 ) -> None:
     """Fine-tune a wav2vec2 by a recipe: LoRA, or every weight."""
+    from streamdet.errors import UsageError
     from streamdet_training import recipe as recipes  # torch takes seconds to import, --help should not
+    from streamdet_training import seeds as several
     from streamdet_training.terminal import settle
     from streamdet_training.train import train as run
 
+    if seed is not None and seeds is not None:
+        raise UsageError.of("--seed", seed, "either --seed or --seeds")
     settle()
-    run(recipes.load(recipe), out, data=data or (), resume=resume)
+    how = recipes.load(recipe)
+    if seeds is not None:
+        found = several.train_seeds(how, out, several.numbers(seeds), data=data or (), resume=resume)
+        Console(width=None if sys.stdout.isatty() else 120).print(several.table(found))
+        return
+    run(how, out, data=data or (), resume=resume, seed=seed)
 
 
 def evaluate(

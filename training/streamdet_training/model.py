@@ -15,7 +15,7 @@ from transformers import Wav2Vec2Config, Wav2Vec2Model
 from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2FeatureEncoder
 
 from streamdet.errors import ConfigError, MissingError
-from streamdet_training import heads, spectral
+from streamdet_training import heads, objectives, spectral
 from streamdet_training.recipe import Augment, Backbone, Lora, Recipe
 from streamdet_training.spectral import SpectralWav2Vec2
 
@@ -34,7 +34,8 @@ class Detector(nn.Module):
         super().__init__()
         self.backbone = backbone
         states = len(_layers(backbone)) + 1 if recipe.backbone.layer_sum else 0
-        self.head = heads.make(recipe.head, backbone.config.hidden_size, states=states)
+        classes = objectives.COSINES.get(recipe.loss.kind, 0)
+        self.head = heads.make(recipe.head, backbone.config.hidden_size, states=states, classes=classes)
         self.normalise = recipe.window.normalise
 
     def forward(self, audio: torch.Tensor) -> torch.Tensor:
@@ -44,7 +45,7 @@ class Detector(nn.Module):
             audio: float32 `(B, T)` in [-1, 1].
 
         Returns:
-            CM scores `(B,)`, higher = more bona fide; trained on balanced classes, so a logit of about the LLR.
+            CM scores `(B,)`, higher = more bona fide; by cross-entropy on balanced classes a logit of about the LLR.
         """
         if self.normalise:
             # As Wav2Vec2FeatureExtractor does it (zero mean, unit variance, epsilon 1e-7), but inside the graph.
@@ -114,12 +115,15 @@ def count(detector: Detector) -> Parameters:
     return Parameters(backbone, head, sum(p.numel() for p in detector.parameters()))
 
 
-def statistics(detector: Detector) -> list[torch.Tensor]:
+def statistics(detector: Detector) -> dict[str, torch.Tensor]:
     """Running means and variances that training changes beside the parameters: an average of weights needs them too."""
-    norms = [
-        module for module in detector.modules() if isinstance(module, nn.BatchNorm2d) and module.weight.requires_grad
-    ]
-    return [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var) if buffer is not None]
+    return {
+        f"{name}.{field}": buffer
+        for name, module in detector.named_modules()
+        if isinstance(module, nn.BatchNorm2d) and module.weight.requires_grad
+        for field, buffer in module.named_buffers()
+        if buffer.is_floating_point()
+    }
 
 
 def build(recipe: Recipe) -> Detector:

@@ -199,6 +199,25 @@ class Augment(Section):
     """Share of feature channels that are masked in spans of 10."""
 
 
+class Loss(Section):
+    """What training makes small. oc_softmax and am_softmax end the head in cosines instead of a plain linear layer."""
+
+    kind: Literal["cross_entropy", "focal", "oc_softmax", "am_softmax"] = "cross_entropy"
+    """cross_entropy; focal: less of what is told well already; oc_softmax: one class; am_softmax: with a margin."""
+    bona_fide_weight: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Weight of bona fide clips; spoof has 1 minus it. Batches are balanced, so 0.5 favours neither."""
+    gamma: Annotated[float, Field(ge=0)] = 2.0
+    """Of focal: (1 - p) to this power."""
+    scale: Annotated[float, Field(gt=0)] = 20.0
+    """Of oc_softmax and am_softmax: what cosines are multiplied by."""
+    margin_bona_fide: Annotated[float, Field(ge=-1, le=1)] = 0.9
+    """Of oc_softmax: bona fide is drawn above this cosine."""
+    margin_spoof: Annotated[float, Field(ge=-1, le=1)] = 0.2
+    """Of oc_softmax: spoof is pushed below this cosine."""
+    margin: Annotated[float, Field(ge=0, le=2)] = 0.35
+    """Of am_softmax: by how much the true class's cosine must be larger."""
+
+
 class Train(Section):
     """The loop."""
 
@@ -213,11 +232,13 @@ class Train(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Of AdamW."""
     label_smoothing: Share = 0.0
-    """Targets are this far from 0 and 1, halved."""
+    """Targets are this far from 0 and 1, halved; for loss.kind cross_entropy."""
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
     """Gradients longer than this are shortened to it."""
     average: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of the weights' moving average a step; 0 keeps the last weights instead."""
+    average_best: Annotated[int, Field(ge=1, le=20)] = 1
+    """Checkpoints, the best ones, whose weights' mean is what the run leaves."""
     crop_s: tuple[Annotated[float, Field(gt=0)], ...] = (1.0, 2.0, 3.0, 4.0)
     """A batch takes one of these lengths (s)."""
     fill: Share = 0.5
@@ -229,7 +250,13 @@ class Train(Section):
     workers: Annotated[int, Field(ge=0)] = 1
     """Processes that read and augment clips."""
     check_every: Annotated[int, Field(ge=1)] = 250
-    """Steps between checkpoints; each measures the EER on dev, and the best one is kept."""
+    """Steps between checkpoints; each is measured on dev, and the best one is kept."""
+    select: Literal["eer", "min_cllr"] = "eer"
+    """What is lowest on dev at the best checkpoint; min_cllr moves less by chance where dev is small."""
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Checkpoints in a row that are no better than an earlier one before training stops; 0 never stops early."""
+    dev_clips: Annotated[int, Field(ge=0)] = 0
+    """Clips of dev to measure on, half of either class, the same for every seed; 0 takes all."""
 
 
 class Recipe(Section):
@@ -247,6 +274,7 @@ class Recipe(Section):
     window: Window = Window()
     data: Data = Data()
     augment: Augment = Augment()
+    loss: Loss = Loss()
     train: Train = Train()
 
     def draft(self) -> Manifest:

@@ -3,62 +3,79 @@
 import json
 import logging
 import math
-import shutil
+import platform
+import resource
 import time
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+import msgspec
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, set_seed
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from accelerate.utils import DistributedDataParallelKwargs, broadcast, set_seed
 
 from streamdet.audio import Samples
-from streamdet.errors import DataError, UsageError
-from streamdet.records import Score, Window
-from streamdet.window import score_windows
-from streamdet_training import metrics, model, recipe, run
-from streamdet_training.average import Average
+from streamdet.errors import MissingError, StreamdetError, UsageError
+from streamdet.window import Run
+from streamdet_training import checkpoint, dev, durable, model, objectives, recipe, run
+from streamdet_training.average import in_place
 from streamdet_training.batches import batches
 from streamdet_training.calls import voices
+from streamdet_training.checkpoint import Check
 from streamdet_training.data import Clip, Split, load
 from streamdet_training.model import Detector
+from streamdet_training.progress import Display
 from streamdet_training.recipe import Recipe
-from streamdet_training.scores import by_class, score_clips
 from streamdet_training.splits import refuse_overlap
+from streamdet_training.state import State
 
 log = logging.getLogger(__name__)
 
 
-def train(how: Recipe, out: Path, *, data: Sequence[str | Path] = (), resume: bool = False) -> Path:
+def train(
+    how: Recipe, out: Path, *, data: Sequence[str | Path] = (), resume: bool = False, seed: int | None = None
+) -> Path:
     """Train a detector.
 
     Args:
         how: the recipe.
         out: folder of the run.
         data: manifests and corpora, instead of the recipe's.
-        resume: go on from the checkpoint in `out`, if there is one.
+        resume: go on from the checkpoint in `out`, or from the start if it had not come to one.
+        seed: instead of the recipe's, and of that of `backbone.recipe`: a replicate is trained anew from the start.
 
     Returns:
         `out`.
 
     Raises:
         UsageError: no data is named, or `out` holds a run and `resume` was not asked for.
-        MissingError, DataError, ConfigError: what the recipe names is not there or not right.
+        MissingError, DataError, ConfigError: what the recipe names is not there or not right; or there is no run to
+            resume, or one of another recipe or other data.
+        StreamdetError: the loss is no number any more, or nothing can be written.
     """
     if data:
         how = how.model_copy(update={"data": how.data.model_copy(update={"path": tuple(map(str, data))})})
+    if seed is not None:
+        how = how.model_copy(update={"seed": seed})
     if not how.data.path:
         raise UsageError.of("data", None, "--data, or data.path in the recipe")
-    if (out / run.RECIPE).is_file() and not resume:
+    begun = (out / run.RECIPE).is_file()
+    if begun and not resume:
         raise UsageError.of("out", str(out), "a new folder, or --resume")
+    if resume and not begun and not (out / run.FIRST).is_dir():
+        raise MissingError.of("out", str(out), "a run that has begun; without --resume a new one begins")
     splits: tuple[Split, ...] = ("train", "dev")
     clips: dict[Split, list[Clip]] = {split: load(how.data.format, how.data.path, split) for split in splits}
     refuse_overlap(clips, how.data.allow_overlap)
-    how = _with_backbone(how, out)
+    how = _with_backbone(how, out, seed)
+    if begun:
+        moved = frozenset({"backbone.source"} if (out / run.FIRST).is_dir() else ())  # it lies within `out`
+        checkpoint.refuse_other_recipe(run.load_recipe(out), how, but=moved)
+    if (out / run.METRICS).is_file():
+        log.info("%s: %s is a finished run", how.name, out)
+        return out
 
     # Set everything up. accelerate finds the devices; each process takes every n-th batch.
     # Where nothing is masked, a backbone trained in full has a mask embedding that no gradient reaches.
@@ -68,61 +85,72 @@ def train(how: Recipe, out: Path, *, data: Sequence[str | Path] = (), resume: bo
     detector = model.build(how)
     parameters = model.count(detector)
     log.info("%s: %s", how.name, parameters)
-    if accelerator.is_main_process and not resume:
-        run.begin(out, how, detector)
     trained = [p for p in detector.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=how.train.lr, weight_decay=how.train.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, how))
     wrapped, optimiser = accelerator.prepare(detector, optimiser)
-    average = Average([*trained, *model.statistics(detector)], how.train.average)
-    accelerator.register_for_checkpointing(average, schedule)
-    progress = _Progress(how, accelerator.is_main_process)
-    history: list[dict[str, float]] = []
-    first = _restore(accelerator, out, history) if resume else 0
+    state = State(accelerator, detector, optimiser, how, clips)
+    if (out / run.CHECKPOINT).is_file():
+        state.restore(out)
+    elif accelerator.is_main_process:
+        if begun:
+            log.info("%s: %s had not come to a checkpoint, so it begins again", how.name, out)
+        with durable.saving(out):
+            run.begin(out, how, detector)
+    history = state.progress.history
+    heard_clips = dev.some(clips["dev"], how.train.dev_clips)
+    display = Display(how, accelerator.is_main_process)
+    stopped = _is_over(history, how)
 
     # Train.
-    began_s, heard_s = time.monotonic(), 0.0
+    before_s, began_s = history[-1].wall_s if history else 0.0, time.monotonic()
+    first = history[-1].step if history else 0
+    batches = iter(()) if stopped else _batches(clips["train"], how, accelerator, first)
     wrapped.train()
-    for step, (audio, labels) in enumerate(_batches(clips["train"], how, accelerator, first), first + 1):
+    for step, (audio, labels) in enumerate(batches, first + 1):
+        rate = how.train.lr * _rate(step - 1, how)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
         with accelerator.autocast():
             scores = wrapped(audio)
-        smooth = how.train.label_smoothing
-        loss = binary_cross_entropy_with_logits(scores.float(), labels * (1 - smooth) + smooth / 2)
+        loss = objectives.loss(scores.float(), labels, how.loss, how.train.label_smoothing)
         optimiser.zero_grad()
         accelerator.backward(loss)
-        accelerator.clip_grad_norm_(trained, how.train.clip_norm)
+        length = accelerator.clip_grad_norm_(trained, how.train.clip_norm)
+        _refuse_no_number(step, rate, loss, None if accelerator.scaler else length)
         optimiser.step()
-        schedule.step()
-        average.update()
-        heard_s += audio.numel() / how.window.rate_hz * accelerator.num_processes
-        progress.step(step, loss.item(), heard_s / (time.monotonic() - began_s))
+        state.average.update()
+        display.step(step, loss.item(), audio.numel() / how.window.rate_hz * accelerator.num_processes)
 
         # Now and then: how good is it on speakers and systems that it has not met?
         if step % how.train.check_every == 0 or step == how.train.steps:
             if accelerator.is_main_process:
-                with average.in_place():
-                    dev_eer = _dev_eer(detector, clips["dev"], how, accelerator)
-                    history.append({"step": step, "loss": progress.loss, "dev_eer": dev_eer})
-                    if dev_eer <= min(row["dev_eer"] for row in history):
-                        run.save_weights(out, detector)
-                progress.checked(history)
-            accelerator.wait_for_everyone()
-            _checkpoint(accelerator, out, history)
+                loss_before, speed = display.loss, display.speed
+                with in_place(state.weights, state.average.averages):
+                    found = dev.measure(heard_clips, how.draft(), _runner(detector, accelerator))
+                    wall_s = before_s + time.monotonic() - began_s
+                    history.append(Check(step, loss_before, *found, speed, round(wall_s, 1)))
+                    state.best.offer(history[-1].rank(how.train.select), state.weights)
+                display.checked(history[-1], _best(history, how))
+            stopped = bool(broadcast(torch.tensor(float(_is_over(history, how)), device=accelerator.device)))
+            state.save(out)
             wrapped.train()
+            display.next()
+            if stopped:
+                break
 
-    progress.close()
+    display.close()
     if accelerator.is_main_process:
-        _finish(out, how, parameters, clips, history)
+        _finish(out, how, parameters, clips, state, heard_clips)
     return out
 
 
-def _with_backbone(how: Recipe, out: Path) -> Recipe:
+def _with_backbone(how: Recipe, out: Path, seed: int | None) -> Recipe:
     """Train the recipe that gives the backbone, unless that is done, and start from its result."""
     if how.backbone.recipe is None:
         return how
     first = out / run.FIRST
-    if not (first / run.METRICS).is_file():
-        train(recipe.load(how.backbone.recipe), first, data=how.data.path, resume=(first / run.RECIPE).is_file())
+    before = recipe.load(how.backbone.recipe)
+    train(before, first, data=how.data.path, resume=(first / run.RECIPE).is_file(), seed=seed)
     origin = how.backbone.model_copy(update={"recipe": None, "source": str(first / run.BACKBONE)})
     return how.model_copy(update={"backbone": origin})
 
@@ -144,45 +172,41 @@ def _batches(
         yield audio.to(accelerator.device), labels.to(accelerator.device)
 
 
-def _dev_eer(detector: Detector, clips: list[Clip], how: Recipe, accelerator: Accelerator) -> float:
-    """EER by the daemon's own path of the clips with enough speech to score: raw scores know no neutral value."""
-    manifest = how.draft()
+def _runner(detector: Detector, accelerator: Accelerator) -> Run:
+    """The detector as the daemon's windows want one."""
+    detector.eval()
 
     def run_detector(audio: Samples) -> Samples:
         with torch.inference_mode(), accelerator.autocast():
             scores: torch.Tensor = detector(torch.from_numpy(audio).to(accelerator.device))
             return scores.float().cpu().numpy()
 
-    def score(windows: Sequence[Window]) -> list[Score]:
-        return score_windows(windows, manifest, run_detector)
-
-    detector.eval()
-    return metrics.eer(*by_class(trial for trial in score_clips(clips, manifest, score) if trial.llrs))
+    return run_detector
 
 
-# -- checkpoints -----------------------------------------------------------------------------------------------------
+def _refuse_no_number(step: int, rate: float, loss: torch.Tensor, length: torch.Tensor | None) -> None:
+    """Stop where more training would only spread it; fp16 passes no length, since its loss scale is there for that.
+
+    Raises:
+        StreamdetError: loss or gradient is infinite or no number.
+    """
+    for name, value in (("loss", loss), ("gradient", length)):
+        if value is not None and not torch.isfinite(value):
+            expected = (
+                f"a finite number; a lower train.lr than the present {rate:.2g}, or another train.precision, may help"
+            )
+            raise StreamdetError.of(f"{name} of step {step}", float(value), expected)
 
 
-def _checkpoint(accelerator: Accelerator, out: Path, history: list[dict[str, float]]) -> None:
-    """Write all that a resumed run needs; the older one goes only when the new one is whole."""
-    new, kept = out / f"{run.CHECKPOINT}.new", out / run.CHECKPOINT
-    accelerator.save_state(str(new))
-    if accelerator.is_main_process:
-        (new / "progress.json").write_text(json.dumps(history))
-        shutil.rmtree(kept, ignore_errors=True)
-        new.rename(kept)
+def _best(history: Sequence[Check], how: Recipe) -> Check:
+    return min(history, key=lambda check: check.rank(how.train.select))
 
 
-def _restore(accelerator: Accelerator, out: Path, history: list[dict[str, float]]) -> int:
-    """Load the checkpoint; returns the steps that are done."""
-    kept = out / run.CHECKPOINT
-    if not (kept / "progress.json").is_file():
-        raise DataError.of(
-            "checkpoint", str(kept), "one that `streamdet train` wrote; the run had none yet, start anew"
-        )
-    accelerator.load_state(str(kept))
-    history.extend(json.loads((kept / "progress.json").read_text()))
-    return int(history[-1]["step"])
+def _is_over(history: Sequence[Check], how: Recipe) -> bool:
+    """Has nothing become better for `train.patience` checks?"""
+    if not history or not how.train.patience:
+        return False
+    return len(history) - 1 - history.index(_best(history, how)) >= how.train.patience
 
 
 def _finish(
@@ -190,71 +214,52 @@ def _finish(
     how: Recipe,
     parameters: model.Parameters,
     clips: dict[Split, list[Clip]],
-    history: list[dict[str, float]],
+    state: State,
+    heard_clips: Sequence[Clip],
 ) -> None:
     """Write metrics.json, last of all."""
-    best = min(history, key=lambda row: row["dev_eer"])
+    best = _best(state.progress.history, how)
+    saved: dict[str, Any] = {"steps": state.best.steps, "dev_eer": best.dev_eer, "dev_min_cllr": best.dev_min_cllr}
+    if len(state.best.steps) > 1:  # a mean is a model that no check has met
+        with in_place(state.weights, state.best.mean()):
+            run_detector = _runner(state.detector, state.accelerator)
+            saved["dev_eer"], saved["dev_min_cllr"] = dev.measure(heard_clips, how.draft(), run_detector)
     found = {
         "recipe": how.name,
         "mode": how.mode,
+        "seed": how.seed,
         "trainable_parameters": parameters.trainable,
         "backbone_trainable_parameters": parameters.backbone_trainable,
         "head_parameters": parameters.head,
         "total_parameters": parameters.total,
         "clips": {split: len(rows) for split, rows in clips.items()},
+        "dev_clips": len(heard_clips),
         "voices": voices(clips["train"]),  # whom calibration must not meet again
-        "best": best,
-        "history": history,
+        "best": msgspec.to_builtins(best),
+        "saved": saved,
+        "history": msgspec.to_builtins(state.progress.history),
+        "wall_s": state.progress.history[-1].wall_s,
+        "peak_memory_bytes": _peak_memory_bytes(state.accelerator.device),
+        "device": str(state.accelerator.device),
+        "made_with": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in ("streamdet", "torch", "transformers", "peft", "accelerate")},
+        },
     }
-    (out / run.METRICS).write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-    log.info("%s: best dev EER %.2f %% at step %d, in %s", how.name, 100 * best["dev_eer"], best["step"], out)
+    with durable.saving(out):
+        durable.replace_text(out / run.METRICS, json.dumps(found, indent=1) + "\n")
+    log.info(
+        "%s: dev EER %.2f %%, min Cllr %.3f from step %s, in %s",
+        how.name,
+        100 * saved["dev_eer"],
+        saved["dev_min_cllr"],
+        " and ".join(map(str, saved["steps"])),
+        out,
+    )
 
 
-class _Progress:
-    """A bar on a terminal, and a line for each check anywhere."""
-
-    def __init__(self, how: Recipe, shown: bool) -> None:
-        self._how = how
-        self._started = False
-        self._losses: list[float] = []
-        self._speed = 0.0
-        console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.3f} · dev EER {task.fields[dev_eer]} · {task.fields[speed]:.0f} s/s"),
-            TimeRemainingColumn(),
-        )
-        self._bar = Progress(*columns, console=console, disable=not (shown and console.is_terminal))
-        self._task = self._bar.add_task(how.name, total=how.train.steps, loss=math.nan, dev_eer="–", speed=0.0)
-
-    @property
-    def loss(self) -> float:
-        """Mean of the last hundred steps."""
-        return float(np.mean(self._losses[-100:]))
-
-    def step(self, step: int, loss: float, speed: float) -> None:
-        if not self._started:
-            self._bar.start()
-            self._started = True
-        self._losses.append(loss)
-        self._speed = speed
-        self._bar.update(self._task, completed=step, loss=self.loss, speed=speed)
-
-    def checked(self, history: list[dict[str, float]]) -> None:
-        last, best = history[-1], min(row["dev_eer"] for row in history)
-        self._bar.update(self._task, dev_eer=f"{100 * last['dev_eer']:.1f} %")
-        log.info(
-            "%s: step %d of %d, loss %.3f, dev EER %.2f %% (best %.2f %%), %.0f s of audio a second",
-            self._how.name,
-            last["step"],
-            self._how.train.steps,
-            last["loss"],
-            100 * last["dev_eer"],
-            100 * best,
-            self._speed,
-        )
-
-    def close(self) -> None:
-        self._bar.stop()
+def _peak_memory_bytes(device: torch.device) -> int:
+    """Most memory that this process has held: on the GPU if it trained there, else in all."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
