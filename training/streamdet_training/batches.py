@@ -36,7 +36,7 @@ def batches(clips: Sequence[Clip], recipe: Recipe, numbers: Sequence[int]) -> It
         MissingError, DataError, UsageError: as in this process; torch would make a page of a worker's error.
     """
     workers = recipe.train.workers
-    # A generator of its own: from torch's, a loader draws a number when it begins, so that a resumed run would go on with
+    # A generator of its own: from torch's, a loader draws a number when it begins, so a resumed run would go on with
     # other dropout than one that was never interrupted.
     own, carried = torch.Generator(), _Carried(Batches(clips, recipe))
     loader = DataLoader(carried, batch_size=None, sampler=numbers, num_workers=workers, generator=own)

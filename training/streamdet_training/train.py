@@ -128,7 +128,7 @@ def train(
                 with in_place(state.weights, state.average.averages):
                     found = dev.measure(heard_clips, how.draft(), _runner(detector, accelerator))
                     wall_s = before_s + time.monotonic() - began_s
-                    history.append(Check(step, loss_before, *found, speed, round(wall_s, 1)))
+                    history.append(Check(step, loss_before, *found, round(speed, 1), round(wall_s, 1)))
                     state.best.offer(history[-1].rank(how.train.select), state.weights)
                 display.checked(history[-1], _best(history, how))
             stopped = bool(broadcast(torch.tensor(float(_is_over(history, how)), device=accelerator.device)))
