@@ -2,14 +2,16 @@
 
 import json
 import logging
+import resource
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from streamdet.errors import DataError, MissingError, UsageError
+from streamdet.errors import DataError, MissingError, StreamdetError, UsageError
 from streamdet.window import score_windows
-from streamdet_training import calls, checkpoint, data, metrics, model, run, train
+from streamdet_training import calls, checkpoint, data, dev, metrics, model, run, train
 from streamdet_training.scores import by_class, score_clips
 
 AUDIO = 0.1 * torch.randn(3, 8000, generator=torch.Generator().manual_seed(1))
@@ -227,9 +229,162 @@ def test_an_existing_run_is_not_overwritten(tiny, manifest_csv, broken_run):
     assert (broken_run / run.RECIPE).read_bytes() == before
 
 
+def test_another_recipe_is_refused(how, manifest_csv, broken_run):
+    other = how.model_copy(update={"train": how.train.model_copy(update={"lr": 0.5})})
+    with pytest.raises(DataError, match=r"recipe train\.lr: 0\.5, expected 0\.01, with which the run began"):
+        train.train(other, broken_run, data=[manifest_csv], resume=True)
+
+
+def test_other_data_are_refused(how, manifest_csv, broken_run):
+    text = manifest_csv.read_text().splitlines()
+    manifest_csv.write_text("\n".join([text[0], *reversed(text[1:])]) + "\n")
+    with pytest.raises(DataError, match=r"data: .*, expected the clips with which the run began"):
+        train.train(how, broken_run, data=[manifest_csv], resume=True)
+
+
+def test_another_backbone_is_refused(tiny, manifest_csv, tmp_path):
+    """Adapters that were trained beside other weights would be of no use, and nobody would notice."""
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        model.load_backbone(tiny.recipe().backbone).save_pretrained(tmp_path / str(seed))
+    source = tmp_path / "source"
+    shutil.copytree(tmp_path / "1", source)
+    how = tiny.recipe(backbone={"config": None, "source": str(source)})
+    out = train.train(how, tmp_path / "run", data=[manifest_csv])
+    (out / run.METRICS).unlink()
+    shutil.copytree(tmp_path / "2", source, dirs_exist_ok=True)
+    with pytest.raises(DataError, match=r"frozen weights: .* expected those with which the run began"):
+        train.train(how, out, data=[manifest_csv], resume=True)
+
+
+def test_a_run_that_had_no_checkpoint_begins_again(tiny, manifest_csv, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    how = tiny.recipe(data={"path": str(manifest_csv)})
+    run.begin(tmp_path / "run", how, model.build(how))
+    train.train(how, tmp_path / "run", resume=True)
+    assert "had not come to a checkpoint, so it begins again" in caplog.text
+    whole = train.train(how, tmp_path / "whole")
+    assert (tmp_path / "run" / run.HEAD).read_bytes() == (whole / run.HEAD).read_bytes()
+
+
+def test_nothing_is_pickled(tiny, manifest_csv, tmp_path):
+    """A pickle begins with its protocol, a zip archive of torch's with PK."""
+    out = train.train(tiny.recipe(), tmp_path / "run", data=[manifest_csv])
+    begin = {path.name: path.read_bytes()[:2] for path in out.rglob("*") if path.is_file()}
+    assert not [name for name, first in begin.items() if first[:1] == b"\x80" or first == b"PK"]
+    assert {name.rpartition(".")[2] for name in begin} <= {"json", "safetensors", "md"}
+
+
 def test_nothing_to_resume_is_said(tiny, manifest_csv, tmp_path):
     with pytest.raises(MissingError, match="a run that has begun; without --resume a new one begins"):
         train.train(tiny.recipe(), tmp_path / "new", data=[manifest_csv], resume=True)
+
+
+# -- which weights are kept --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Let dev give these figures, one pair a check."""
+
+    def give(*pairs):
+        left = iter(pairs)
+        monkeypatch.setattr(dev, "measure", lambda *_args: next(left))
+
+    return give
+
+
+def weights(out, part="weights"):
+    return {name: value for name, value in load_file(out / run.CHECKPOINT).items() if name.startswith(f"{part}/head.")}
+
+
+@pytest.mark.parametrize(("select", "best"), [("eer", 4), ("min_cllr", 2)])
+def test_the_best_check_is_what_the_recipe_selects(tiny, manifest_csv, tmp_path, measured, select, best):
+    measured((0.3, 0.5), (0.2, 0.6), (0.4, 0.9))
+    how = tiny.recipe(train={"steps": 6, "select": select})
+    kept = found(train.train(how, tmp_path / "run", data=[manifest_csv]))
+    assert (kept["best"]["step"], kept["saved"]["steps"]) == (best, [best])
+
+
+def test_training_stops_when_nothing_has_become_better_for_long_enough(tiny, manifest_csv, tmp_path, measured):
+    measured((0.3, 0.5), (0.2, 0.5), (0.2, 0.5), (0.25, 0.1), (0.1, 0.1))
+    how = tiny.recipe(train={"steps": 10, "patience": 2})
+    kept = found(train.train(how, tmp_path / "run", data=[manifest_csv]))
+    assert [row["step"] for row in kept["history"]] == [2, 4, 6, 8]
+    assert kept["best"]["step"] == 4
+    (tmp_path / "run" / run.METRICS).unlink()  # killed just before the end
+    train.train(how, tmp_path / "run", data=[manifest_csv], resume=True)
+    assert [row["step"] for row in found(tmp_path / "run")["history"]] == [2, 4, 6, 8]
+
+
+def test_the_mean_of_the_best_checkpoints_is_what_is_left(tiny, manifest_csv, tmp_path, measured):
+    measured((0.3, 0.5), (0.4, 0.5), (0.2, 0.5), (0.125, 0.25))  # the last is the mean's
+    how = tiny.recipe(train={"steps": 6, "lr": 0.01, "average_best": 2})
+    out = train.train(how, tmp_path / "run", data=[manifest_csv])
+    assert found(out)["saved"] == {"steps": [6, 2], "dev_eer": 0.125, "dev_min_cllr": 0.25}
+    one, other = weights(out, "kept.0"), weights(out, "kept.1")
+    left = load_file(out / run.HEAD)
+    for name, value in left.items():
+        assert torch.allclose(value, (one[f"kept.0/head.{name}"] + other[f"kept.1/head.{name}"]) / 2, atol=1e-7)
+    assert not torch.equal(one["kept.0/head.linear.weight"], other["kept.1/head.linear.weight"])
+
+
+def test_dev_can_be_measured_in_part(tiny, manifest_csv, tmp_path):
+    assert (
+        found(train.train(tiny.recipe(train={"dev_clips": 2}), tmp_path / "run", data=[manifest_csv]))["dev_clips"] == 2
+    )
+
+
+# -- what goes wrong on the way ----------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tiny, manifest_csv, tmp_path, monkeypatch):
+    real, seen = train.objectives.loss, []
+
+    def breaks(*args):
+        seen.append(1)
+        return real(*args) * (float("nan") if len(seen) == 3 else 1)
+
+    monkeypatch.setattr(train.objectives, "loss", breaks)
+    with pytest.raises(StreamdetError, match=r"loss of step 3: nan, expected a finite number; a lower train\.lr than"):
+        train.train(tiny.recipe(), tmp_path / "run", data=[manifest_csv])
+    assert [check.step for check in checkpoint.load(tmp_path / "run" / run.CHECKPOINT)[1].history] == [2]
+    run.load_run(tmp_path / "run")
+
+
+def test_a_gradient_that_is_no_number_ends_the_run(tiny, manifest_csv, tmp_path, monkeypatch):
+    real = train.objectives.loss
+    monkeypatch.setattr(train.objectives, "loss", lambda *args: real(*args) + (0 * args[0].sum()).sqrt())
+    with pytest.raises(StreamdetError, match="gradient of step 1: nan"):
+        train.train(tiny.recipe(), tmp_path / "run", data=[manifest_csv])
+
+
+@pytest.mark.parametrize("limit", [1, 3000])
+def test_a_full_disk_is_one_line(tiny, manifest_csv, tmp_path, limit):
+    """No file may grow beyond `limit` bytes: too few for a recipe, or for a checkpoint."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(StreamdetError, match=r"out: .* expected a folder that can be written to"):
+            train.train(tiny.recipe(mode="full"), tmp_path / "run", data=[manifest_csv])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not (tmp_path / "run" / run.CHECKPOINT).exists()
+    assert (tmp_path / "run" / run.RECIPE).exists() == (limit > 1)
+
+
+def test_a_file_in_the_place_of_the_folder_is_one_line(tiny, manifest_csv, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StreamdetError, match=r"out: .* expected a folder that can be written to"):
+        train.train(tiny.recipe(), tmp_path / "file" / "run", data=[manifest_csv])
+
+
+@pytest.mark.parametrize("kind", ["focal", "oc_softmax", "am_softmax"])
+def test_every_loss_learns_what_is_plain_and_comes_back(tiny, manifest_csv, tmp_path, saved_scores, kind):
+    loop = {"steps": 60, "batch": 8, "lr": 5e-3, "warmup": 5, "check_every": 30, "crop_s": [0.1], "shortest_s": 0.1}
+    out = train.train(tiny.recipe(mode="full", loss={"kind": kind}, train=loop), tmp_path / "run", data=[manifest_csv])
+    assert found(out)["best"]["dev_eer"] == 0
+    assert torch.equal(scores(run.load_run(out)), saved_scores[-1])
 
 
 # -- what is refused -------------------------------------------------------------------------------------------------

@@ -27,10 +27,11 @@ def score(clips: Iterable[Clip], manifest: Manifest, run: Run) -> Iterator[Trial
     waiting: list[tuple[Clip, int, list[Window]]] = []
     for clip in clips:
         samples, rate_hz = heard(clip)
-        waiting.append((clip, rate_hz, cut(samples, rate_hz, manifest)))
-        if sum(len(windows) for _, _, windows in waiting) >= BATCH:
+        windows = cut(samples, rate_hz, manifest)
+        if len(windows) + sum(len(others) for _, _, others in waiting) > BATCH:
             yield from _scored(waiting, manifest, run)
             waiting = []
+        waiting.append((clip, rate_hz, windows))
     yield from _scored(waiting, manifest, run)
 
 
@@ -57,4 +58,4 @@ def some(clips: Sequence[Clip], count: int) -> list[Clip]:
     fewer = min(count // 2, len(bona_fide), len(spoof))
     longer, shorter = (bona_fide, spoof) if len(bona_fide) > len(spoof) else (spoof, bona_fide)
     few = shorter[: max(1, fewer)]
-    return [clips[at] for at in sorted([*few, *longer[: count - len(few)]])]
+    return [clips[at] for at in sorted([*few, *longer[: max(1, count - len(few))]])]

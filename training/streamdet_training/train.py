@@ -195,7 +195,7 @@ def _refuse_no_number(step: int, rate: float, loss: torch.Tensor, length: torch.
             expected = (
                 f"a finite number; a lower train.lr than the present {rate:.2g}, or another train.precision, may help"
             )
-            raise StreamdetError.of(f"{name} of step {step}", float(value), expected)
+            raise StreamdetError.of(f"{name} of step {step}", value.item(), expected)
 
 
 def _best(history: Sequence[Check], how: Recipe) -> Check:
