@@ -159,7 +159,7 @@ def _tail_rates(steps: Floats, drift: float, heights: Floats) -> Floats:
     """Excursions above each height an hour, by the exponential tail of those that were seen."""
     peaks = np.concatenate([_peaks(row, drift) for row in steps])
     if peaks.size == 0:
-        return np.zeros(heights.size)
+        return np.full(heights.size, np.inf)  # nothing seen says nothing; what bounds the rate is the time heard
     base = float(np.quantile(peaks, TAIL))
     beyond = peaks[peaks >= base]
     excess = max(float((beyond - base).mean()), 1e-3)

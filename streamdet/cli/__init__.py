@@ -12,7 +12,7 @@ from typing import Final, cast
 import typer
 
 from streamdet.cli import bench, check, config, demo, run, score, send, status, tail, version
-from streamdet.errors import MissingError, StreamdetError, UsageError
+from streamdet.errors import DataError, MissingError, StreamdetError, UsageError
 
 COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "run": run.run,
@@ -54,6 +54,13 @@ def main() -> None:
         _fail(error)
     except ModuleNotFoundError as error:
         _fail(_missing_extra(error))
+    except UnicodeDecodeError as error:
+        _fail(DataError.of("text", error.object[error.start : error.start + 1], f"UTF-8 ({error.reason})"))
+    except BrokenPipeError:
+        sys.exit(0)
+    except OSError as error:
+        # Of a path that the user named: full, read-only, a file where a folder should be, a name too long.
+        _fail(MissingError.of(error.filename or "file", error.strerror or str(error), "to be able to read or write it"))
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
 

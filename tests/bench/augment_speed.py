@@ -16,7 +16,7 @@ import numpy as np
 from streamdet.audio import fill, read_recording, resample
 from streamdet_training import augment, noises
 from streamdet_training.codecs import CODECS, fit
-from streamdet_training.losses import jitter, lose_packets
+from streamdet_training.network import jitter, lose_packets
 from streamdet_training.rawboost import rawboost
 from streamdet_training.rooms import add_room
 

@@ -185,3 +185,12 @@ def test_an_unknown_format_is_named():
 
 def test_types_know_every_format():
     assert list(get_args(data.Format)) == list(data.FORMATS)
+
+
+def test_a_misspelt_split_is_named_and_case_is_not_a_misspelling(manifest_csv):
+    text = manifest_csv.read_text()
+    manifest_csv.write_text(text.replace("train", "Train"))
+    assert {clip.split for clip in data.read_manifest(manifest_csv, "train")} == {"train"}
+    manifest_csv.write_text(text.replace("train", "training"))
+    with pytest.raises(DataError, match=r"manifest\.csv:2 split: 'training', expected one of train, dev, test"):
+        data.read_manifest(manifest_csv, "dev")

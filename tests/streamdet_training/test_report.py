@@ -242,3 +242,13 @@ def test_a_difference_reads_as_second_minus_first(manifest):
 
 def _of(found: Section):
     return found.entries, found.evaluations
+
+
+def test_a_folder_with_anything_else_in_it_is_left_alone(tmp_path):
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "report.json").write_text("{}")
+    (out / "thesis.txt").write_text("years of work")
+    with pytest.raises(UsageError, match="expected a new folder, or that of an earlier report"):
+        write.check(out)
+    assert (out / "thesis.txt").read_text() == "years of work"

@@ -469,3 +469,20 @@ def test_a_fresh_model_learns_ten_clips_and_their_copies_apart(tiny, tmp_path):
     train(how, tmp_path / "run", data=manifests)
     found = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert found["best"]["dev_eer"] < 0.2
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("path,label,licence\na.wav,bonafide,CC0\n", "expected"),
+        (
+            "path,label,speaker,system,source_repo,rate_hz,duration_s,split,note\na.wav,bonafide,p,-,r,8000,1.0,train,\n",
+            "label: 'bonafide', expected spoof",
+        ),
+    ],
+)
+def test_a_manifest_of_the_users_own_is_never_written_over(tmp_path, text, said):
+    (tmp_path / listing.MANIFEST).write_text(text)
+    with pytest.raises(DataError, match=said):
+        listing.read(tmp_path)
+    assert (tmp_path / listing.MANIFEST).read_text() == text

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from streamdet.audio import Samples, fill, resample
 from streamdet_training import noises
 from streamdet_training.codecs import fit, through
-from streamdet_training.losses import jitter, lose_packets
+from streamdet_training.network import jitter, lose_packets
 from streamdet_training.rawboost import rawboost
 from streamdet_training.recipe import Augment
 from streamdet_training.rooms import add_room

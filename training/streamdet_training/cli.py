@@ -27,7 +27,7 @@ def train(
         str | None, typer.Option(metavar="N,N,...", help="A run each, in OUT/seed-N, and a table of mean and best.")
     ] = None,
 ) -> None:
-    """Fine-tune a wav2vec2 by a recipe: LoRA, or every weight."""
+    """Fine-tune a wav2vec2 by a recipe: LoRA, every weight, or the head alone."""
     from streamdet.errors import UsageError
     from streamdet_training import recipe as recipes  # torch takes seconds to import, --help should not
     from streamdet_training import seeds as several

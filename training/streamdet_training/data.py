@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from os.path import abspath
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from streamdet.errors import DataError, MissingError, UsageError
 from streamdet_training.clips import UNKNOWN, Clip, Label, Split, existing, label
@@ -73,7 +73,10 @@ def read_manifest(path: Path, split: str | None = None) -> list[Clip]:
     """
     if not path.is_file():
         raise MissingError.of("manifest", str(path), "a CSV file")
-    return [_clip(path, where, row) for where, row in table(path, ("path", "label")) if split in {None, _split(row)}]
+    rows = list(table(path, ("path", "label")))
+    if split is None:
+        return [_clip(path, where, row) for where, row in rows]
+    return [_clip(path, where, row) for where, row in rows if _known(_split(row), where) == split]
 
 
 def _read(form: str, given: str | Path, split: Split | None) -> list[Clip]:
@@ -102,7 +105,14 @@ def _clip(manifest: Path, where: str, row: Mapping[str, str]) -> Clip:
 
 
 def _split(row: Mapping[str, str]) -> str:
-    return row.get("split") or UNKNOWN
+    return (row.get("split") or UNKNOWN).strip().lower()
+
+
+def _known(split: str, where: str) -> str:
+    """Refuse a misspelt split, which would drop its clip without a word."""
+    if split not in {UNKNOWN, *get_args(Split)}:
+        raise DataError.of(f"{where} split", split, f"one of {', '.join(get_args(Split))}, or nothing")
+    return split
 
 
 def _channel(note: str) -> str:

@@ -2,7 +2,6 @@
 
 import base64
 import csv
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -39,13 +38,17 @@ COLUMNS: Final = (
 )
 
 
+# What is in a folder that may be replaced: nothing, or what a report leaves and nothing else.
+ENTRIES: Final[tuple[set[str], set[str]]] = (set(), {HTML, MARKDOWN, PICTURES, SCORES, RECORD})
+
+
 def check(out: Path) -> None:
     """Refuse a folder that a report would destroy, before any work goes into one.
 
     Raises:
         UsageError: there is something at `out` that is no earlier report.
     """
-    if out.exists() and not (out.is_dir() and ((out / RECORD).is_file() or not any(out.iterdir()))):
+    if out.exists() and not (out.is_dir() and {entry.name for entry in out.iterdir()} in ENTRIES):
         raise UsageError.of("--out", str(out), "a new folder, or that of an earlier report, which it replaces")
     place = next(folder for folder in out.absolute().parents if folder.exists())
     if not place.is_dir():
@@ -78,9 +81,15 @@ def write(out: Path, sections: Sequence[Section], resamples: int, seed: int) -> 
         _write_scores(whole / SCORES, sections)
         record = {"format": FORMAT, **facts, "sections": [_record(section) for section in sections]}
         (whole / RECORD).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
+        earlier = Path(temporary) / "earlier"
         if out.exists():
-            out.rename(Path(temporary) / "earlier")
-        shutil.move(whole, out)
+            out.rename(earlier)
+        try:
+            whole.rename(out)
+        except OSError:
+            if earlier.exists():
+                earlier.rename(out)
+            raise
 
 
 def _rendered(name: str, chapters: Sequence[page.Chapter], facts: dict[str, Any]) -> str:

@@ -42,9 +42,15 @@ def read(folder: Path) -> dict[str, Row]:
         return {}
     with path.open(newline="", encoding="utf-8") as file:
         try:
-            rows = [msgspec.convert(row, Row, strict=False) for row in csv.DictReader(file)]
-        except msgspec.ValidationError as error:
+            lines = csv.DictReader(file)
+            rows = [msgspec.convert(row, Row, strict=False) for row in lines]
+        except (msgspec.ValidationError, UnicodeDecodeError) as error:
             raise DataError.of(str(path), str(error), "a manifest that `streamdet synth` wrote") from None
+    if list(lines.fieldnames or ()) != list(Row.__struct_fields__):
+        # Somebody's own manifest, with columns that would be lost.
+        raise DataError.of(f"{path} columns", lines.fieldnames, "those of a manifest that `streamdet synth` wrote")
+    if (other := next((row for row in rows if row.label != "spoof"), None)) is not None:
+        raise DataError.of(f"{path} label", other.label, "spoof, as in a manifest that `streamdet synth` wrote")
     return {row.path: row for row in rows if (folder / row.path).is_file()}
 
 

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from streamdet_training import losses
+from streamdet_training import network
 
 RATE_HZ = 16_000
 FRAME = 320  # 20 ms
 CLIPS = arrays(np.float32, st.integers(1, 3000), elements=st.floats(-1, 1, width=32))
-WAYS = get_args(losses.Concealment)
+WAYS = get_args(network.Concealment)
 
 
 def hum(samples: int = RATE_HZ, period: int = 130) -> np.ndarray:
@@ -31,7 +31,7 @@ def lost_at(*frames: int, of: int = 50) -> np.ndarray:
 
 
 def conceal(samples, lost, how, seed=0):
-    return losses.conceal(samples, RATE_HZ, lost, FRAME, how, np.random.default_rng(seed))
+    return network.conceal(samples, RATE_HZ, lost, FRAME, how, np.random.default_rng(seed))
 
 
 def power(samples) -> float:
@@ -51,9 +51,9 @@ def test_any_clip_keeps_its_length_and_stays_finite(samples, rate_hz, share, see
     for _ in range(2):
         rng = np.random.default_rng(seed)
         if change == "loss":
-            heard.append(losses.lose_packets(samples, rate_hz, share, rng))
+            heard.append(network.lose_packets(samples, rate_hz, share, rng))
         else:
-            heard.append(losses.jitter(samples, rate_hz, rng))
+            heard.append(network.jitter(samples, rate_hz, rng))
     assert heard[0].shape == samples.shape
     assert heard[0].dtype == np.float32
     assert np.isfinite(heard[0]).all()
@@ -65,20 +65,20 @@ def test_any_clip_keeps_its_length_and_stays_finite(samples, rate_hz, share, see
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.3])
 @pytest.mark.parametrize("burst", [1, 4])
 def test_as_many_frames_are_lost_as_asked(share, burst):
-    lost = losses.gilbert_elliott(100_000, share, burst, np.random.default_rng(1))
+    lost = network.gilbert_elliott(100_000, share, burst, np.random.default_rng(1))
     assert lost.mean() == pytest.approx(share, rel=0.1)
 
 
 def test_losses_come_in_bursts():
     """After a lost frame the next is lost with 0.8 * (1 - 1 / 4) and a little; alone, with the share."""
-    lost = losses.gilbert_elliott(100_000, 0.1, 4, np.random.default_rng(1))
+    lost = network.gilbert_elliott(100_000, 0.1, 4, np.random.default_rng(1))
     assert lost[1:][lost[:-1]].mean() == pytest.approx(0.62, abs=0.04)
 
 
 def test_nothing_is_lost_at_a_share_of_zero():
-    assert not losses.gilbert_elliott(1000, 0.0, 2, np.random.default_rng(1)).any()
+    assert not network.gilbert_elliott(1000, 0.0, 2, np.random.default_rng(1)).any()
     clip = hum()
-    assert np.array_equal(losses.lose_packets(clip, RATE_HZ, 0.0, np.random.default_rng(1)), clip)
+    assert np.array_equal(network.lose_packets(clip, RATE_HZ, 0.0, np.random.default_rng(1)), clip)
 
 
 @pytest.mark.parametrize("how", WAYS)
@@ -87,7 +87,7 @@ def test_only_lost_frames_and_the_blends_around_them_change(how):
     changed = np.flatnonzero(conceal(clip, lost, how) != clip)
     late = 60 if how == "period" else 0  # 3.75 ms, as in Appendix I
     assert 20 * FRAME - late <= changed.min() <= 20 * FRAME + 1
-    assert 22 * FRAME - 2 <= changed.max() < 22 * FRAME + losses.BLEND_S * RATE_HZ
+    assert 22 * FRAME - 2 <= changed.max() < 22 * FRAME + network.BLEND_S * RATE_HZ
 
 
 @pytest.mark.parametrize("how", WAYS)
@@ -142,14 +142,14 @@ def test_a_repeated_period_clicks_neither_where_it_starts_nor_where_frames_come_
 
 @pytest.mark.parametrize("period", [90, 130, 200])
 def test_the_pitch_period_is_found(period):
-    assert losses.pitch_period(hum(period=period), RATE_HZ) == pytest.approx(period, abs=1)
+    assert network.pitch_period(hum(period=period), RATE_HZ) == pytest.approx(period, abs=1)
 
 
 def test_a_jitter_buffer_may_change_at_any_time(monkeypatch):
     clip = hum(1200)
     for time in range(clip.size):
-        monkeypatch.setattr(losses, "_change_times", lambda *_args, time=time: [time])
-        assert losses.jitter(clip, RATE_HZ, np.random.default_rng(0)).shape == clip.shape
+        monkeypatch.setattr(network, "_change_times", lambda *_args, time=time: [time])
+        assert network.jitter(clip, RATE_HZ, np.random.default_rng(0)).shape == clip.shape
 
 
 def test_a_jitter_buffer_stretches_and_shrinks_and_never_runs_ahead():
@@ -158,7 +158,7 @@ def test_a_jitter_buffer_stretches_and_shrinks_and_never_runs_ahead():
     chirp = np.sin(2 * np.pi * (500 * time_s + 250 * time_s**2)).astype(np.float32)  # 500 Hz + 500 Hz a second
     deepest, moves = 0.0, 0
     for seed in range(10):
-        heard = losses.jitter(chirp, RATE_HZ, np.random.default_rng(seed))
+        heard = network.jitter(chirp, RATE_HZ, np.random.default_rng(seed))
         assert heard.shape == chirp.shape
         late = []
         for start in range(0, heard.size - 1600, 1600):
@@ -168,7 +168,7 @@ def test_a_jitter_buffer_stretches_and_shrinks_and_never_runs_ahead():
         deepest = max(deepest, *late)
         moves += int((abs(np.diff(late)) > 0.004).sum())
         assert min(late) > -0.02
-        assert max(late) < losses.DEPTH_S + 0.02
+        assert max(late) < network.DEPTH_S + 0.02
     assert deepest > 0.01
     assert moves > 10
 
@@ -177,7 +177,7 @@ def test_a_jitter_buffer_keeps_the_note_without_clicks():
     """A held note comes out as it went in, whole periods more or less; one that swells shows that it is late."""
     held = hum(4 * RATE_HZ)
     swelling = (held * np.linspace(0.1, 1, held.size)).astype(np.float32)
-    heard = losses.jitter(swelling, RATE_HZ, np.random.default_rng(2))
-    assert np.allclose(losses.jitter(held, RATE_HZ, np.random.default_rng(2)), held, atol=0.01)
+    heard = network.jitter(swelling, RATE_HZ, np.random.default_rng(2))
+    assert np.allclose(network.jitter(held, RATE_HZ, np.random.default_rng(2)), held, atol=0.01)
     assert not np.allclose(heard, swelling, atol=1e-3)
     assert abs(np.diff(heard)).max() <= abs(np.diff(swelling)).max()
