@@ -33,7 +33,8 @@ def test_random_states_come_back():
     draw()  # an odd number of normals leaves one in store
     states = checkpoint.random_state(CPU)
     expected = [draw() for _ in range(700)]
-    checkpoint.restore_random(states, CPU)
+    many = {name: torch.stack([torch.zeros_like(state), state]) for name, state in states.items()}  # of two processes
+    checkpoint.restore_random({name: both[1] for name, both in many.items()}, CPU)
     assert [draw() for _ in range(700)] == expected
 
 

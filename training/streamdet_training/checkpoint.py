@@ -141,9 +141,9 @@ def restore_random(states: Tensors, device: torch.device) -> None:
     random.setstate((3, words, gauss if has_gauss else None))
     position, has_cached, cached = struct.unpack("<iid", numpy[-16:])
     np.random.set_state(("MT19937", np.frombuffer(numpy[:-16], np.uint32), position, has_cached, cached))
-    torch.set_rng_state(states["torch"])
+    torch.set_rng_state(states["torch"].clone())  # of a row of many, torch reads the first
     if "cuda" in states and device.type == "cuda":
-        torch.cuda.set_rng_state(states["cuda"], device)
+        torch.cuda.set_rng_state(states["cuda"].clone(), device)
 
 
 def _bytes(content: bytes) -> torch.Tensor:
