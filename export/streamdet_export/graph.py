@@ -74,6 +74,18 @@ def _export(detector: Detector, window_samples: int, path: Path) -> None:
         if program is None:
             raise RuntimeError("torch.onnx.export gave nothing")
         program.save(path, external_data=size_bytes > INLINE_MAX_BYTES)
+    _forget_origins(path)
+
+
+def _forget_origins(path: Path) -> None:
+    """Take out where each node came from: stack traces with the exporting machine's paths, a tenth of a small model."""
+    model = onnx.load(path, load_external_data=False)  # weights beside the graph stay as they are
+    graph = model.graph
+    del graph.metadata_props[:]
+    for part in (*graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    onnx.save(model, path)
 
 
 def _reduce(path: Path, precision: Precision) -> None:

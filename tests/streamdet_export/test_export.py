@@ -2,6 +2,7 @@
 
 import json
 import logging
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -155,3 +156,12 @@ def test_export_logs_what_parity_found(finished, manifest_csv, tmp_path, caplog)
     caplog.set_level(logging.INFO)
     export(finished, tmp_path / "bundle", data=[manifest_csv])
     assert "largest score difference" in caplog.text
+
+
+def test_a_model_does_not_tell_where_it_was_exported(finished):
+    """torch notes the stack of every node: paths of this machine, for everybody to read."""
+    detector = model.merge(run.load_run(finished))
+    (contents,) = graph.to_onnx(detector, 8000, "fp32").values()
+    assert str(Path.home()).encode() not in contents
+    assert str(Path(__file__).parents[2]).encode() not in contents
+    assert b"stack_trace" not in contents
