@@ -15,11 +15,11 @@ from typing import Final
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2
 
 from streamdet.bundle import Audio, Decision
 from streamdet.errors import DataError
 from streamdet_training.calls import CALL_MAX_S, Call
+from streamdet_training.metrics import upper_95
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -87,15 +87,6 @@ def decide(calls: Sequence[Call], decision: Decision, audio: Audio, target_per_h
         calls_with_alarm=round(float(np.mean(alarms > 0)), 4),
         extrapolated=best.rate * hours < 1,  # the audio is too short to show one alarm at that rate
     )
-
-
-def upper_95(count: float, hours: float) -> float:
-    """Upper end of the exact one-sided 95 % interval of a Poisson rate (F. Garwood, Biometrika 1936).
-
-    It also holds for a height that was chosen as the k-th largest of what was seen, with count = k - 1 (S. S. Wilks,
-    "Determination of sample sizes for setting tolerance limits", 1941).
-    """
-    return float(chi2.ppf(0.95, 2 * (count + 1)) / 2 / hours)
 
 
 def count_alarms(bonafide: Sequence[Call], decision: Decision, audio: Audio) -> Counts:

@@ -10,8 +10,9 @@ from streamdet.bundle import Audio, Calibration, Decision
 from streamdet.errors import DataError
 from streamdet.verdict import Tracker
 from streamdet_export import decide as module
-from streamdet_export.decide import count_alarms, decide, detection, upper_95
+from streamdet_export.decide import count_alarms, decide, detection
 from streamdet_training.calls import Call
+from streamdet_training.metrics import upper_95
 
 AUDIO = Audio(16_000, 64_000, 16_000)
 

@@ -6,7 +6,7 @@ a bona fide voice and goes on with a spoof one: how soon is the change noticed?
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -14,12 +14,10 @@ import numpy as np
 
 from streamdet.audio import Samples, resample
 from streamdet.bundle import Manifest
-from streamdet.records import Score, Window
 from streamdet_training import recordings
 from streamdet_training.data import Clip, Label
-from streamdet_training.scores import cut
+from streamdet_training.scores import ScoreWindows, cut
 
-ScoreWindows = Callable[[Sequence[Window]], Sequence[Score]]
 Groups = Mapping[tuple[Label, str, str], Sequence[Clip]]
 """Clips by label, voice and channel."""
 

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import isotonic_regression
+from scipy.stats import chi2
 
 from streamdet.errors import DataError
 
@@ -122,6 +123,15 @@ def rates(bonafide: ArrayLike, spoof: ArrayLike) -> tuple[Floats, Floats]:
     order = np.argsort(np.concatenate([bona, fake]), kind="stable")
     passed = np.concatenate([[0.0], np.cumsum(is_bona[order])])
     return passed / bona.size, 1 - (np.arange(passed.size) - passed) / fake.size
+
+
+def upper_95(count: float, hours: float) -> float:
+    """Upper end of the exact one-sided 95 % interval of a Poisson rate (F. Garwood, Biometrika 1936).
+
+    It also holds for a height that was chosen as the k-th largest of what was seen, with count = k - 1 (S. S. Wilks,
+    "Determination of sample sizes for setting tolerance limits", 1941).
+    """
+    return float(chi2.ppf(0.95, 2 * (count + 1)) / 2 / hours)
 
 
 def dcf(miss: Floats | np.floating, false_alarm: Floats | np.floating) -> Floats:

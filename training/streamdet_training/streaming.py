@@ -16,7 +16,6 @@ from typing import Final, Literal
 
 import msgspec
 import numpy as np
-from scipy.stats import chi2
 
 from streamdet.audio import Samples, resample
 from streamdet.bundle import Manifest
@@ -221,8 +220,7 @@ def point(bonafide: Sequence[Call], turned: Sequence[Call], manifest: Manifest, 
         height=manifest.decision.alarm * factor,
         alarms=alarms,
         false_alarms_per_hour=alarms / hours if hours else 0.0,
-        # Of a Poisson count, as the bundle's own bound is.
-        upper_95=float(chi2.ppf(0.95, 2 * (alarms + 1)) / 2 / hours) if hours else math.inf,
+        upper_95=metrics.upper_95(alarms, hours) if hours else math.inf,
         early=len(sounded) - len(timely),
         calls=len(timely),
         mean_delay_s=mean_within(times, missing, HORIZON_S) if timely else None,
