@@ -19,6 +19,7 @@ Settings = Annotated[
 ]
 BundlePath = Annotated[Path | None, typer.Option("--bundle", help="Folder of the bundle; without one, the config's.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+BenchOut = Annotated[Path | None, typer.Option("--out", help="Folder for the bench's JSON file and PNG plot.")]
 
 
 def read_config(file: Path | None, settings: list[str] | None, bundle: Path | None = None) -> Config:
