@@ -29,16 +29,31 @@ HANGOVER_FRAMES: Final = 6  # 0.1 s: stops and pauses inside a word are speech t
 
 def speech_s(samples: Samples, rate_hz: int) -> float:
     """Seconds of speech in `(T,)` at `rate_hz`, between 0 and T / rate_hz."""
+    return seconds(activity(samples, rate_hz), samples.size / rate_hz)
+
+
+def seconds(active: NDArray[np.bool_], length_s: float) -> float:
+    """Seconds of speech behind the activity of `length_s` seconds of audio."""
+    return float(min(active.sum() * HOP_S, length_s))
+
+
+def starts(frames: int, rate_hz: int) -> NDArray[np.int64]:
+    """Index of the first sample of each of so many frames of the gate, `(frames,)`."""
+    return np.arange(frames) * round(HOP_S * rate_hz)
+
+
+def activity(samples: Samples, rate_hz: int) -> NDArray[np.bool_]:
+    """Which of the gate's frames of `(T,)` at `rate_hz` are speech, `(frames,)`; frame i begins at `starts(...)[i]`."""
     power = _spectra(samples, rate_hz)
     if power.shape[0] == 0:
-        return 0.0
+        return np.zeros(0, np.bool_)
     level_db = 10 * np.log10(power.sum(axis=1) + 1e-12)
     quiet_db = np.percentile(level_db, QUIET_PERCENTILE)
     # Digital silence between words must not lower the bar to nothing.
     bar_db = max(FLOOR_DBFS, quiet_db + RISE_DB)
     active = (level_db > bar_db) & (_peak_share(power) < TONE_SHARE)
-    held = np.convolve(active, np.ones(HANGOVER_FRAMES), mode="same") > 0 if active.any() else active
-    return float(min(held.sum() * HOP_S, samples.size / rate_hz))
+    held: NDArray[np.bool_] = np.convolve(active, np.ones(HANGOVER_FRAMES), mode="same") > 0 if active.any() else active
+    return held
 
 
 def _spectra(samples: Samples, rate_hz: int) -> NDArray[np.float32]:

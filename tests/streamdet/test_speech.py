@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamdet.speech import speech_s
+from streamdet.speech import activity, seconds, speech_s, starts
 
 RATE_HZ = 8000
 T = np.arange(4 * RATE_HZ) / RATE_HZ
@@ -57,3 +57,14 @@ def test_half_the_speech_is_about_half_the_seconds():
 def test_never_more_than_there_is(size, rate_hz, seed):
     samples = np.random.default_rng(seed).uniform(-1, 1, size).astype(np.float32)
     assert 0 <= speech_s(samples, rate_hz) <= size / rate_hz
+
+
+def test_activity_tells_where_the_speech_is():
+    samples = (babble() * (T >= 2)).astype(np.float32)
+    active = activity(samples, RATE_HZ)
+    begins = starts(active.size, RATE_HZ)
+    assert not active[begins < 1.9 * RATE_HZ].any()
+    assert active[begins >= 2 * RATE_HZ].mean() > 0.5
+    assert begins[-1] < samples.size
+    assert seconds(active, 4.0) == speech_s(samples, RATE_HZ)
+    assert activity(samples[:10], RATE_HZ).shape == (0,)
