@@ -54,8 +54,8 @@ THREADS = {"asyncio", "concurrent", "contextvars", "multiprocessing", "queue", "
 CLOCKS = {"datetime", "sched", "time"}
 SOCKETS = {"http", "select", "selectors", "socket", "socketserver", "ssl", "starlette", "uvicorn", "uvloop", "zmq"}
 FILES = {"fileinput", "glob", "io", "mmap", "os", "pathlib", "shutil", "soundfile", "subprocess", "tempfile"}
-# The scorer, and the bench that holds the scorer against a loop without one.
-RUN_MODELS = {"streamdet.scorer", "streamdet.bench.engine"}
+# The scorer, and the benches that hold the scorer against a loop without one, and a model against the machine.
+RUN_MODELS = {"streamdet.scorer", "streamdet.bench.engine", "streamdet.bench.roofline"}
 READ_THEIR_OWN_FILES = {"streamdet.config", "streamdet.bundle", "streamdet.audio"}
 
 # Where the import has another name than the distribution.
