@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamdet import speech
 from streamdet.speech import activity, seconds, speech_s, starts
 
 RATE_HZ = 8000
@@ -68,3 +69,30 @@ def test_activity_tells_where_the_speech_is():
     assert begins[-1] < samples.size
     assert seconds(active, 4.0) == speech_s(samples, RATE_HZ)
     assert activity(samples[:10], RATE_HZ).shape == (0,)
+
+
+def test_activity_of_a_few_frames_has_as_many():
+    assert activity(tones(1000)[: RATE_HZ // 20] + noise(-10)[: RATE_HZ // 20], RATE_HZ).shape == (2,)
+
+
+@given(st.integers(256, 9000), st.floats(-70, 0), st.integers(0, 5))
+def test_what_saves_time_changes_nothing(size, level_db, seed):
+    """Spectra in blocks, three peaks in a flat array, a quantile by partition: against the plain way to say each."""
+    rng = np.random.default_rng(seed)
+    samples = (rng.standard_normal(size) * 10 ** (level_db / 20) * (rng.uniform(size=size) < 0.5)).astype(np.float32)
+    frames = speech._framed(samples, RATE_HZ)
+    power = speech._spectra(frames, RATE_HZ)
+    shape = np.hanning(256)
+    plain = np.abs(np.fft.rfft(frames * shape))[:, 5:123] ** 2 * (2 / (256 * np.square(shape).sum()))
+    assert power == pytest.approx(plain, rel=1e-4, abs=1e-9)
+    share = speech._peak_share(power)
+    for row, found in zip(power, share, strict=True):
+        rest = row.astype(np.float64)
+        for _ in range(3):
+            peak = int(rest.argmax())
+            rest[max(0, peak - 2) : peak + 3] = 0
+        assert found == pytest.approx(1 - rest.sum() / row.sum(), abs=1e-4)
+    level_db = 10 * np.log10(power.sum(axis=1))
+    assert speech._quiet(level_db) == pytest.approx(np.percentile(level_db, speech.QUIET_PERCENTILE), abs=1e-4)
+    loudest = max(samples.max(), -samples.min())
+    assert level_db.max() <= 20 * np.log10(loudest)  # what lets silence pass without spectra
