@@ -22,7 +22,17 @@ Draw = Callable[[Any], None]
 """Fills a matplotlib Figure."""
 
 # What moves the figures of a bench; those that are not installed are left out.
-_PACKAGES: Final = ("streamdet", "onnxruntime-gpu", "onnxruntime", "numpy", "pyzmq", "soxr", "torch", "transformers")
+_PACKAGES: Final = (
+    "streamdet",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "numpy",
+    "pyzmq",
+    "soxr",
+    "torch",
+    "transformers",
+    "peft",
+)
 
 
 class Report(msgspec.Struct, frozen=True):

@@ -39,12 +39,13 @@ def agree(values: Sequence[float]) -> bool:
 
 
 def take_turns(
-    measures: Mapping[Name, Callable[[], float]], *, warm_up: int = 1, rounds: int = 12
+    measures: Mapping[Name, Callable[[], float | None]], *, warm_up: int = 1, rounds: int = 12
 ) -> dict[Name, Steady]:
     """Measure each thing once a round until the values of every one agree.
 
     Args:
-        measures: name -> a call that does the work once and returns its figure (a rate, seconds, bytes; positive).
+        measures: name -> a call that does the work once and returns its figure (a rate, seconds, bytes; positive), or
+            None when it cannot: it gets no further turns, and keeps the figures that it has.
         warm_up: rounds that are thrown away.
         rounds: at the most; `Steady.agreed` says who had not come to rest by then.
     """
@@ -52,10 +53,14 @@ def take_turns(
         for measure in measures.values():
             measure()
     found: dict[Name, list[float]] = {name: [] for name in measures}
+    able = dict(measures)
     for _ in range(rounds):
-        for name, measure in measures.items():
-            found[name].append(measure())
-        if all(agree(values) for values in found.values()):
+        for name, measure in list(able.items()):
+            if (value := measure()) is None:
+                del able[name]
+            else:
+                found[name].append(value)
+        if all(agree(found[name]) for name in able):
             break
     return {name: Steady(tuple(values)) for name, values in found.items()}
 

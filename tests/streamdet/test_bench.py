@@ -48,6 +48,14 @@ def test_what_does_not_come_to_rest_says_so():
     assert not found["restless"].agreed
 
 
+def test_what_cannot_be_measured_any_more_gets_no_turns_and_keeps_its_figures():
+    values = {"able": iter([1.0, 2.0, 1.0, 1.0]), "unable": iter([5.0, None])}
+    found = take_turns({name: lambda name=name: next(values[name]) for name in values}, warm_up=0)
+    assert found["able"].values == (1.0, 2.0, 1.0, 1.0)
+    assert found["unable"].values == (5.0,)
+    assert take_turns({"never": lambda: None}, warm_up=0)["never"].values == ()
+
+
 def test_percentiles_of_nothing_are_no_numbers():
     assert percentiles([1.0, 2.0, 3.0], 50) == [2.0]
     assert all(value != value for value in percentiles([], 50, 99))

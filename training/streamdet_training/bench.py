@@ -5,21 +5,20 @@ Modes take turns within one run, so that a machine that slows down slows all of 
 parent's peak: this one builds no model, so its own is below any cell's.
 """
 
-import json
 import logging
 import os
-import platform
 import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 import msgspec
-from rich.table import Table
 
+from streamdet.bench import report, steady
+from streamdet.bench.report import Report
 from streamdet.errors import StreamdetError
 
 log = logging.getLogger(__name__)
@@ -29,10 +28,21 @@ MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 Precision = Literal["no", "bf16"]
 PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
 
-AGREE: Final = 1.1
-"""Three steps agree when the slowest takes at most this many times the fastest."""
-LEAST_ROUNDS: Final = 2
-"""Turns of each mode at the least: one alone would not be taking turns."""
+COLUMNS: Final[Mapping[str, str]] = {
+    "batch": "batch",
+    "mode": "mode",
+    "step s": "step_s",
+    "forward": "forward_s",
+    "backward": "backward_s",
+    "optimiser": "optimiser_s",
+    "CPU s": "cpu_s",
+    "peak GiB": "peak_gib",
+    "trained": "trainable_parameters",
+    "step ratio": "ratio_step",
+    "peak ratio": "ratio_peak",
+    "": "note",
+}
+"""Of the table: heading -> key of `laid_out`."""
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,7 +96,7 @@ class Cell(msgspec.Struct, frozen=True, tag_field="row", tag="measured"):
     steps: int
     rounds: int
     agreed: bool
-    """Three of the steps are within 10 %."""
+    """Three of the turns are within 10 %."""
     step_s: float
     forward_s: float
     backward_s: float
@@ -120,7 +130,7 @@ def bench(ask: Ask, modes: Sequence[Mode], batches: Sequence[int], rounds: int, 
         ask: what all cells share; its mode and batch are replaced.
         modes: take turns; ratios are to lora, or to the first of them.
         batches: windows a step.
-        rounds: turns at the most, where steps do not agree.
+        rounds: turns at the most, where they do not agree.
         out: folder for bench-train.json and bench-train.png, written after each batch size.
 
     Raises:
@@ -131,22 +141,30 @@ def bench(ask: Ask, modes: Sequence[Mode], batches: Sequence[int], rounds: int, 
         found = take_turns(msgspec.structs.replace(ask, batch=batch), modes, rounds, in_its_own_process)
         rows += [*found, ratios(found)]
         if out is not None:
-            write(rows, ask, out)
+            report.write(reported(rows, ask), out, partial(draw, cells=[row for row in rows if isinstance(row, Cell)]))
     return rows
 
 
+def reported(rows: Sequence[Row], ask: Ask) -> Report:
+    """Put machine and settings to the rows."""
+    shared = {key: value for key, value in msgspec.to_builtins(ask).items() if key not in ("mode", "batch")}
+    threads = os.environ.get("OMP_NUM_THREADS")
+    return Report.of("train", {**shared, "omp_num_threads": threads}, [msgspec.to_builtins(row) for row in rows])
+
+
 def take_turns(ask: Ask, modes: Sequence[Mode], rounds: int, measure: Measure) -> list[Cell | Skipped]:
-    """Measure the modes at one batch size, round after round until each one's steps agree."""
+    """Measure the modes at one batch size, round after round until each one's turns agree."""
     turns: dict[Mode, list[Steps]] = {mode: [] for mode in modes}
-    for number in range(1, rounds + 1):
-        for mode in modes:
-            if not any(turn.skipped for turn in turns[mode]):
-                turns[mode].append(measure(msgspec.structs.replace(ask, mode=mode)))
-                log.info("batch %d, round %d, %s: %s", ask.batch, number, mode, _said(turns[mode][-1]))
-        timed = [_timings(mine) for mine in turns.values()]
-        if number >= LEAST_ROUNDS and all(agree(timings) for timings in timed if timings):
-            break
-    return [summary(mode, ask.batch, mine) for mode, mine in turns.items()]
+
+    def once(mode: Mode) -> float | None:
+        turn = measure(msgspec.structs.replace(ask, mode=mode))
+        turns[mode].append(turn)
+        log.info("batch %d, round %d, %s: %s", ask.batch, len(turns[mode]), mode, _said(turn))
+        return None if turn.skipped else statistics.median(timing.step_s for timing in turn.timings)
+
+    # Each turn is a new process, which has had a step of its own to warm up.
+    found = steady.take_turns({mode: partial(once, mode) for mode in modes}, warm_up=0, rounds=rounds)
+    return [summary(mode, ask.batch, turns[mode], agreed=found[mode].agreed) for mode in modes]
 
 
 def in_its_own_process(ask: Ask) -> Steps:
@@ -159,13 +177,7 @@ def in_its_own_process(ask: Ask) -> Steps:
     return msgspec.json.decode(done.stdout, type=Steps)
 
 
-def agree(timings: Sequence[Timing]) -> bool:
-    """Say whether any three steps are within 10 % of each other."""
-    sorted_s = sorted(timing.step_s for timing in timings)
-    return any(slow <= AGREE * fast for fast, slow in zip(sorted_s, sorted_s[2:], strict=False))
-
-
-def summary(mode: Mode, batch: int, turns: Sequence[Steps]) -> Cell | Skipped:
+def summary(mode: Mode, batch: int, turns: Sequence[Steps], *, agreed: bool) -> Cell | Skipped:
     """Take the medians of all turns. A mode that was skipped in a later round keeps what it has."""
     timings = _timings(turns)
     if not timings:
@@ -179,7 +191,7 @@ def summary(mode: Mode, batch: int, turns: Sequence[Steps]) -> Cell | Skipped:
         batch=batch,
         steps=len(timings),
         rounds=sum(1 for turn in turns if turn.timings),
-        agreed=agree(timings),
+        agreed=agreed,
         step_s=median("step_s"),
         forward_s=median("forward_s"),
         backward_s=median("backward_s"),
@@ -215,53 +227,24 @@ _COMPARED: Final[Mapping[str, str]] = {
 }
 
 
-def table(rows: Sequence[Row]) -> Table:
-    """Lay the rows out for a person; ratios stand beside the mode that they are of."""
-    shown = Table(box=None, header_style="bold", pad_edge=False)
-    headings = ("batch", "mode", "step s", "forward", "backward", "optimiser", "CPU s", "peak GiB", "trained")
-    for column in (*headings, "step ratio", "peak ratio"):
-        shown.add_column(column, justify="left" if column == "mode" else "right")
-    shown.add_column("")
+def laid_out(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Lay the rows out for a person, as COLUMNS wants them; ratios stand beside the mode that they are of."""
     found = {row["batch"]: row for row in rows if isinstance(row, dict)}
+    shown: list[dict[str, Any]] = []
     for row in rows:
         if isinstance(row, Skipped):
-            shown.add_row(str(row.batch), row.mode, *["–"] * 9, f"skipped: {row.reason}", style="dim")
+            shown.append({"batch": row.batch, "mode": row.mode, "note": f"skipped: {row.reason}"})
         elif isinstance(row, Cell):
-            seconds = (row.step_s, row.forward_s, row.backward_s, row.optimiser_s, row.cpu_s)
-            note = f"{row.steps} steps" + ("" if row.agreed else ", no three within 10 %")
-            counts = (f"{row.peak_bytes / 2**30:.2f}", f"{row.trainable_parameters:,}")
-            beside = [_ratio_said(found.get(row.batch, {}), f"ratio_{key}_{row.mode}_to_") for key in ("step", "peak")]
-            shown.add_row(str(row.batch), row.mode, *(f"{each:.3g}" for each in seconds), *counts, *beside, note)
+            note = f"{row.steps} steps" + ("" if row.agreed else ", no three turns within 10 %")
+            beside: dict[str, Any] = {
+                f"ratio_{key}": _ratio(found.get(row.batch, {}), key, row.mode) for key in ("step", "peak")
+            }
+            shown.append({**msgspec.to_builtins(row), "peak_gib": row.peak_bytes / 2**30, **beside, "note": note})
     return shown
 
 
-def write(rows: Sequence[Row], ask: Ask, out: Path) -> None:
-    """Write bench-train.json and bench-train.png; an older one goes only when the new one is whole."""
-    out.mkdir(parents=True, exist_ok=True)
-    shared = {key: value for key, value in msgspec.to_builtins(ask).items() if key not in ("mode", "batch")}
-    found = {"settings": shared, "machine": machine(), "rows": [msgspec.to_builtins(row) for row in rows]}
-    new = out / "bench-train.json.new"
-    new.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-    new.replace(out / "bench-train.json")
-    plot([row for row in rows if isinstance(row, Cell)], out / "bench-train.png")
-
-
-def machine() -> dict[str, Any]:
-    """What a reader needs to compare figures."""
-    return {
-        "processor": platform.machine(),
-        "cores": os.cpu_count(),
-        "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
-        "python": platform.python_version(),
-        **{package: version(package) for package in ("torch", "transformers", "peft")},
-    }
-
-
-def plot(cells: Sequence[Cell], path: Path) -> None:
+def draw(figure: Any, cells: Sequence[Cell]) -> None:
     """Draw step time and peak memory over the batch size, a line a mode."""
-    from matplotlib.figure import Figure  # half a second to import
-
-    figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for mode in MODES:
         mine = sorted((cell for cell in cells if cell.mode == mode), key=lambda cell: cell.batch)
@@ -276,9 +259,6 @@ def plot(cells: Sequence[Cell], path: Path) -> None:
         axes.grid(visible=True, alpha=0.3)
         if cells:
             axes.legend()
-    new = path.with_suffix(".new.png")
-    figure.savefig(new, dpi=120)
-    new.replace(path)
 
 
 def _timings(turns: Sequence[Steps]) -> list[Timing]:
@@ -292,5 +272,5 @@ def _said(turn: Steps) -> str:
     return f"{steps} s a step, {turn.peak_bytes / 2**30:.2f} GiB"
 
 
-def _ratio_said(found: Ratios, begins: str) -> str:
-    return next((f"{value:.2f}" for key, value in found.items() if key.startswith(begins)), "")
+def _ratio(found: Ratios, of: str, mode: Mode) -> float | None:
+    return next((value for key, value in found.items() if key.startswith(f"ratio_{of}_{mode}_to_")), None)

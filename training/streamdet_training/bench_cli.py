@@ -1,13 +1,11 @@
 """`streamdet bench train`."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import msgspec
 import typer
-from rich.console import Console
 
 from streamdet.errors import UsageError
 
@@ -30,6 +28,7 @@ def train(
     """Time a training step and its memory: LoRA, every weight, the head alone; weights are random."""
     import torch  # says at once which extra is missing; --help needs none of it
 
+    from streamdet.bench import report
     from streamdet_training import bench
     from streamdet_training.backbones import shape
     from streamdet_training.terminal import settle
@@ -53,11 +52,10 @@ def train(
     )
     some = listed("--modes", modes, lambda word: next(mode for mode in bench.MODES if mode == word))
     rows = bench.bench(ask, some, listed("--batches", batches, _size), rounds, out)
-    if as_json:
-        for row in rows:
-            typer.echo(msgspec.json.encode(row).decode())
-    else:
-        Console(width=None if sys.stdout.isatty() else 120).print(bench.table(rows))
+    found = bench.reported(rows, ask)
+    if not as_json:
+        found = msgspec.structs.replace(found, rows=bench.laid_out(rows))
+    report.show(found, bench.COLUMNS, as_json=as_json)
 
 
 def listed(option: str, text: str, read: Callable[[str], Value]) -> list[Value]:
