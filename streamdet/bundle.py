@@ -41,13 +41,18 @@ class Audio(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The ONNX file and the names of its input and output."""
+    """The ONNX files, and the names of the first one's input and output."""
 
-    kind: Literal["window"]
+    kind: Literal["window", "block"]
+    """`window`: windows are scored whole. `block`: hops are encoded one by one, and a window merges what it holds."""
     file: str = "model.onnx"
     input: str = "audio"
     output: str = "score"
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    head: str | msgspec.UnsetType = msgspec.UNSET
+    """Of a block model: the ONNX file that merges the sums of a window's blocks into its score."""
+    left_samples: int | msgspec.UnsetType = msgspec.UNSET
+    """Of a block model: audio that a block hears before its hop."""
 
 
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -102,7 +107,22 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def model_id(self) -> str:
         """Bundle name and the first 12 hex digits of the model's hash, as verdicts carry it."""
-        return f"{self.name}@{self.files[self.model.file].sha256[:12]}"
+        digest = self.files[self.model.file].sha256
+        if self.model.head:
+            # The same encoder with another head is another model.
+            digest = hashlib.sha256((digest + self.files[self.model.head].sha256).encode()).hexdigest()
+        return f"{self.name}@{digest[:12]}"
+
+    @property
+    def blocks(self) -> int:
+        """Blocks in a window; 0 where windows are scored whole."""
+        return self.audio.window_samples // self.audio.hop_samples if self.model.kind == "block" else 0
+
+    @property
+    def input_samples(self) -> int:
+        """What the model hears at once: a window, or a hop and what lies to its left."""
+        audio = self.audio
+        return audio.hop_samples + (self.model.left_samples or 0) if self.blocks else audio.window_samples
 
 
 class Bundle(msgspec.Struct, frozen=True):
@@ -111,11 +131,14 @@ class Bundle(msgspec.Struct, frozen=True):
     path: Path
     manifest: Manifest
 
-    def read_verified(self) -> dict[str, bytes]:
-        """Read every file of the manifest and check size and sha256 on the very bytes that are returned.
+    def read_verified(self, *names: str) -> dict[str, bytes]:
+        """Read files of the manifest and check size and sha256 on the very bytes that are returned.
 
         A bit flip in weights loads without complaint and scores nonsense, so what was hashed must be what is run: pass
         these bytes on, never the path.
+
+        Args:
+            names: which; none means all of them.
 
         Returns:
             file name -> content.
@@ -123,7 +146,8 @@ class Bundle(msgspec.Struct, frozen=True):
         Raises:
             BundleError: a file is missing or differs from the manifest.
         """
-        return {name: _verified(self.path / name, entry) for name, entry in self.manifest.files.items()}
+        files = self.manifest.files
+        return {name: _verified(self.path / name, files[name]) for name in names or files}
 
 
 def starter_path() -> Path:
@@ -194,55 +218,76 @@ def _verified(path: Path, entry: FileEntry) -> bytes:
     return content
 
 
+def _must(rule: bool, field: str, value: object, expected: str) -> None:
+    if not rule:
+        raise BundleError.of(f"{MANIFEST} {field}", value, expected)
+
+
 def _check(manifest: Manifest) -> None:
     """Refuse what no daemon could run."""
-
-    def must(rule: bool, field: str, value: object, expected: str) -> None:
-        if not rule:
-            raise BundleError.of(f"{MANIFEST} {field}", value, expected)
-
     audio, decision, rolling = manifest.audio, manifest.decision, manifest.calibration.rolling
-    must(manifest.format == FORMAT, "format", manifest.format, str(FORMAT))
-    must(bool(manifest.name) and " " not in manifest.name, "name", manifest.name, "a name without spaces")
-    must(audio.rate_hz in RATES_HZ, "audio.rate_hz", audio.rate_hz, f"one of {RATES_HZ}")
-    must(
+    _must(manifest.format == FORMAT, "format", manifest.format, str(FORMAT))
+    _must(bool(manifest.name) and " " not in manifest.name, "name", manifest.name, "a name without spaces")
+    _must(audio.rate_hz in RATES_HZ, "audio.rate_hz", audio.rate_hz, f"one of {RATES_HZ}")
+    _must(
         0 < audio.window_samples <= 60 * audio.rate_hz,
         "audio.window_samples",
         audio.window_samples,
         "1 to 60 s",
     )
-    must(
+    _must(
         0 < audio.hop_samples <= audio.window_samples,
         "audio.hop_samples",
         audio.hop_samples,
         "1 to window_samples",
     )
-    must(
-        manifest.model.file in manifest.files,
-        "files",
-        list(manifest.files),
-        f"{manifest.model.file} among them",
-    )
+    _check_blocks(manifest)
+    for name in (manifest.model.file, manifest.model.head or manifest.model.file):
+        _must(name in manifest.files, "files", list(manifest.files), f"{name} among them")
     for name in manifest.files:
         # A manifest must not reach outside its own folder.
-        must(
+        _must(
             name not in ("", ".", "..") and "/" not in name and "\\" not in name,
             "files",
             name,
             "a bare file name",
         )
-    must(len(rolling) > 0, "calibration.rolling", rolling, "at least one row")
+    _must(len(rolling) > 0, "calibration.rolling", rolling, "at least one row")
     seconds = [row[0] for row in rolling]
-    must(seconds == sorted(set(seconds)), "calibration.rolling", seconds, "rows in ascending seconds")
-    must(0 < decision.prior_spoof < 1, "decision.prior_spoof", decision.prior_spoof, "between 0 and 1")
-    must(decision.rolling_s > 0, "decision.rolling_s", decision.rolling_s, "more than 0")
-    must(decision.llr_clip > 0, "decision.llr_clip", decision.llr_clip, "more than 0")
-    must(decision.alarm > 0, "decision.alarm", decision.alarm, "more than 0")
-    must(decision.clear > 0, "decision.clear", decision.clear, "more than 0")
-    must(decision.drift >= 0, "decision.drift", decision.drift, "0 or more")
-    must(
+    _must(seconds == sorted(set(seconds)), "calibration.rolling", seconds, "rows in ascending seconds")
+    _must(0 < decision.prior_spoof < 1, "decision.prior_spoof", decision.prior_spoof, "between 0 and 1")
+    _must(decision.rolling_s > 0, "decision.rolling_s", decision.rolling_s, "more than 0")
+    _must(decision.llr_clip > 0, "decision.llr_clip", decision.llr_clip, "more than 0")
+    _must(decision.alarm > 0, "decision.alarm", decision.alarm, "more than 0")
+    _must(decision.clear > 0, "decision.clear", decision.clear, "more than 0")
+    _must(decision.drift >= 0, "decision.drift", decision.drift, "0 or more")
+    _must(
         0 <= decision.min_speech_s <= audio.window_s,
         "decision.min_speech_s",
         decision.min_speech_s,
         "0 to a window",
+    )
+
+
+def _check_blocks(manifest: Manifest) -> None:
+    """Refuse blocks that do not fit a window, and what only a block model can have."""
+    model, audio = manifest.model, manifest.audio
+    if model.kind == "window":
+        for field in ("head", "left_samples"):
+            value = getattr(model, field)
+            _must(value is msgspec.UNSET, f"model.{field}", value, "none: only a block model has one")
+        return
+    most = audio.window_samples
+    _must(bool(model.head) and model.head != model.file, "model.head", model.head, "the file of a block model's head")
+    _must(
+        isinstance(model.left_samples, int) and 0 <= model.left_samples <= most,
+        "model.left_samples",
+        model.left_samples,
+        f"0 to {most}, the audio that a block hears before its hop",
+    )
+    _must(
+        audio.window_samples % audio.hop_samples == 0,
+        "audio.window_samples",
+        audio.window_samples,
+        f"a multiple of {audio.hop_samples}: a window of whole blocks",
     )

@@ -409,7 +409,7 @@ class Engine:
             channels=tracks,
         )
         for track in stream.tracks:
-            track.ring.wipe()
+            track.wipe()
 
     def _event(
         self,

@@ -7,6 +7,8 @@ are the only clock of the audio. `read_at_s` is monotonic time and serves to mea
 from typing import Any, Final, Literal, get_args
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 Encoding = Literal["s16le", "f32le", "mulaw", "alaw"]
 State = Literal["listening", "bonafide", "uncertain", "spoof"]
@@ -20,6 +22,9 @@ SAMPLE_BYTES: Final[dict[Encoding, int]] = {"s16le": 2, "f32le": 4, "mulaw": 1, 
 RATES_HZ: Final = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 # Two legs are common, conference bridges stop at 8; more is a wrong header.
 MAX_CHANNELS: Final = 8
+
+Sums = NDArray[np.float32]
+"""Pooling sums of one block, `(2 + 2 D,)`: docs/bundle.md has them. Never written to."""
 
 
 class AudioFormat(msgspec.Struct, frozen=True):
@@ -65,7 +70,10 @@ class Window(msgspec.Struct, frozen=True):
 
     format: AudioFormat
     data: bytes
-    """One channel, raw, at most one window long; shorter when the track is (it will be repeated to fill one)."""
+    """One channel, raw, at most one window long; shorter when the track is (it will be repeated to fill one).
+
+    Of a window in blocks, with what the first of them hears before the window, as far as the track has it.
+    """
     start_sample: int
     end_sample: int
     """Audio time of its last sample + 1."""
@@ -73,6 +81,10 @@ class Window(msgspec.Struct, frozen=True):
     """Monotonic time at which the daemon read the window's last byte."""
     transit_s: float | None = None
     """From the sender's stamp to that reading (s)."""
+    block_ends: tuple[int, ...] = ()
+    """Audio time of the end of each of its blocks, the oldest first; none where windows are scored whole."""
+    sums: tuple[Sums | None, ...] = ()
+    """For each block what its track remembers: it need not be encoded again. Nothing else may follow from them."""
 
 
 class Score(msgspec.Struct, frozen=True):
@@ -82,6 +94,8 @@ class Score(msgspec.Struct, frozen=True):
     """Calibrated natural-log likelihood ratio, higher = more bona fide; None = not enough speech to score."""
     speech_s: float
     """Speech in the window (s)."""
+    sums: tuple[Sums | None, ...] = ()
+    """For each of the window's blocks, for its track to remember; None for a block that was left out."""
 
 
 class Verdict(msgspec.Struct, frozen=True, omit_defaults=False, tag_field="type", tag="verdict"):

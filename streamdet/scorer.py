@@ -17,6 +17,7 @@ import onnxruntime as ort
 from streamdet.audio import Samples
 from streamdet.bundle import Bundle
 from streamdet.errors import BundleError, ConfigError
+from streamdet.head import Head
 from streamdet.records import Score, Window
 from streamdet.window import score_windows
 
@@ -66,6 +67,8 @@ class Scorer:
                 "scoring.provider", provider, f"{wanted}, but onnxruntime fell back to {self.provider}"
             )
         self._check_shapes()
+        self.head: Final = Head(bundle) if bundle.manifest.blocks else None
+        """Of a block model: what merges the sums of blocks, which `run` gives, into scores."""
 
     def warm_up(self) -> dict[int, float]:
         """Run every bucket twice, so that no call ever waits for a first time.
@@ -74,26 +77,30 @@ class Scorer:
             bucket -> milliseconds of its second run.
 
         Raises:
-            BundleError: the model gives something else than one score a window.
+            BundleError: the model gives something else than one score a window, or sums a block.
         """
         taken_ms = {}
+        row = (self.head.sums,) if self.head else ()
         for size in self.buckets:
-            silence = np.zeros((size, self.manifest.audio.window_samples), np.float32)
+            silence = np.zeros((size, self.manifest.input_samples), np.float32)
             for _ in range(2):
                 began_s = time.perf_counter()
-                if (shape := self.run(silence).shape) != (size,):
-                    raise BundleError.of("model output shape", shape, f"({size},): one score a window")
+                if (shape := self.run(silence).shape) != (size, *row):
+                    wanted = "the sums of each block" if row else "one score a window"
+                    raise BundleError.of("model output shape", shape, f"{(size, *row)}: {wanted}")
                 taken_ms[size] = 1e3 * (time.perf_counter() - began_s)
+        if self.head is not None:
+            self.head.warm_up(self.buckets)
         return taken_ms
 
     def run(self, audio: Samples) -> Samples:
-        """Score ready windows.
+        """Run the model on ready windows, or blocks.
 
         Args:
-            audio: float32 `(B, window_samples)` in [-1, 1] at the bundle's rate; any B.
+            audio: float32 `(B, input_samples)` in [-1, 1] at the bundle's rate; any B.
 
         Returns:
-            raw CM scores `(B,)`, higher = more bona fide.
+            raw CM scores `(B,)`, higher = more bona fide; of a block model, pooling sums `(B, S)`.
         """
         most = self.buckets[-1]
         parts = [self._run_bucket(audio[at : at + most]) for at in range(0, audio.shape[0], most)]
@@ -101,7 +108,7 @@ class Scorer:
 
     def score(self, windows: Sequence[Window]) -> list[Score]:
         """Score the bytes of windows with this session."""
-        return score_windows(windows, self.manifest, self.run)
+        return score_windows(windows, self.manifest, self.run, self.head)
 
     def _run_bucket(self, audio: Samples) -> Samples:
         count = audio.shape[0]
@@ -114,7 +121,7 @@ class Scorer:
 
     def _check_shapes(self) -> None:
         """Refuse a model that is not what its manifest says."""
-        model, audio = self.manifest.model, self.manifest.audio
+        model, wanted = self.manifest.model, self.manifest.input_samples
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if [node.name for node in inputs] != [model.input]:
             raise BundleError.of("model inputs", [node.name for node in inputs], f"only {model.input!r}")
@@ -123,8 +130,8 @@ class Scorer:
         shape, kind = inputs[0].shape, inputs[0].type
         if kind != "tensor(float)":
             raise BundleError.of("model input type", kind, "tensor(float): float32")
-        if len(shape) != 2 or isinstance(shape[0], int) or shape[1] != audio.window_samples:
-            raise BundleError.of("model input shape", shape, f"a dynamic batch of {audio.window_samples} samples")
+        if len(shape) != 2 or isinstance(shape[0], int) or shape[1] != wanted:
+            raise BundleError.of("model input shape", shape, f"a dynamic batch of {wanted} samples")
 
 
 def _wanted_provider(provider: Provider) -> str:
@@ -134,7 +141,7 @@ def _wanted_provider(provider: Provider) -> str:
 
 
 def _session(bundle: Bundle, provider: str, threads: int) -> ort.InferenceSession:
-    contents = bundle.read_verified()
+    contents = bundle.read_verified(*(name for name in bundle.manifest.files if name != bundle.manifest.model.head))
     model = contents.pop(bundle.manifest.model.file)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads

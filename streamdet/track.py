@@ -5,13 +5,14 @@ window, the newest; a lossless one has every window, in order.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 
 from streamdet.audio import SILENCE
 from streamdet.bundle import Manifest
-from streamdet.records import AudioFormat, Score, Verdict, Window
+from streamdet.records import AudioFormat, Score, Sums, Verdict, Window
 from streamdet.ring import Ring
 from streamdet.verdict import Tracker
 
@@ -33,6 +34,10 @@ class Timeline(msgspec.Struct, frozen=True):
     """At the stream's rate, as the others below."""
     min_window_samples: int
     lossless: bool
+    blocks: int = 0
+    """In a window, each ending at a hop; 0 where windows are scored whole."""
+    block_samples: int = 0
+    """A hop and what its block hears before it, rounded up."""
 
     @classmethod
     def of(cls, manifest: Manifest, form: AudioFormat, min_window_s: float, *, lossless: bool) -> "Timeline":
@@ -47,7 +52,14 @@ class Timeline(msgspec.Struct, frozen=True):
                 round(min_window_s * form.rate_hz), audio.window_samples * form.rate_hz // audio.rate_hz
             ),
             lossless=lossless,
+            blocks=manifest.blocks,
+            block_samples=-(-manifest.input_samples * form.rate_hz // audio.rate_hz) if manifest.blocks else 0,
         )
+
+    @property
+    def reach_samples(self) -> int:
+        """How far back from its end a window may want audio."""
+        return max(self.window_samples, (self.blocks - 1) * self.hop_samples + self.block_samples)
 
     @property
     def hop_samples(self) -> int:
@@ -63,6 +75,22 @@ class Timeline(msgspec.Struct, frozen=True):
         # The largest k with k * a // b <= clock, that is k * a < (clock + 1) * b.
         a, b = self.hop_model_samples * self.rate_hz, self.model_rate_hz
         return ((clock_sample + 1) * b - 1) // a
+
+    def block_ends(self, end_sample: int, origin_sample: int) -> tuple[int, ...]:
+        """Where the blocks of a window end, the oldest first, on a track that began at `origin_sample`.
+
+        On the hop grid, so that windows share them; a rest at a stream's end counts hops back from its own end.
+        """
+        hop = self.newest(end_sample)
+        on_grid = self.end_sample(hop) == end_sample
+        ends = [
+            self.end_sample(hop - back) if on_grid else end_sample - self.end_sample(back)
+            for back in range(self.blocks)
+        ]
+        # A track may begin anywhere in a hop. Less than half of one, repeated to a block, is a buzz and no voice.
+        return tuple(
+            end for end in reversed(ends) if end == end_sample or 2 * (end - origin_sample) >= self.hop_samples
+        )
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -94,7 +122,7 @@ class Track:
         self.tracker: Final = tracker
         self._format: Final = form
         spare_hops = LOSSLESS_SPARE_HOPS if timeline.lossless else LIVE_SPARE_HOPS
-        capacity = timeline.window_samples + spare_hops * timeline.hop_samples
+        capacity = timeline.reach_samples + spare_hops * timeline.hop_samples
         self.ring: Final = Ring(capacity, SILENCE[form.encoding], origin_sample)
         self.queued = False
         self.in_flight = False
@@ -103,6 +131,8 @@ class Track:
         self._cut_end_sample = origin_sample
         self._held: deque[Job] = deque()
         """Windows cut ahead of being taken, because their audio will not stay in the ring."""
+        self._sums: dict[int, Sums] = {}
+        """Of the newest blocks, by where they end: what a next window need not encode again."""
         self._read: deque[tuple[int, float, float | None]] = deque()  # (hop, read_at_s, transit_s)
         self._last_read: tuple[float, float | None] = (0.0, None)
         self._skips = 0
@@ -169,7 +199,9 @@ class Track:
         newest = self.timeline.newest(self.ring.end_sample)
         if newest > self._cut_hop and not self.timeline.lossless:
             self._hold(self._cut(newest, newest - self._cut_hop - 1))
-        return self._held.popleft() if self._held else self._cut(self._cut_hop + 1, 0)
+        job = self._held.popleft() if self._held else self._cut(self._cut_hop + 1, 0)
+        sums = tuple(self._sums.get(end) for end in job.window.block_ends)
+        return msgspec.structs.replace(job, window=msgspec.structs.replace(job.window, sums=sums)) if sums else job
 
     def settle(self, job: Job, score: Score, now_s: float, model: str) -> Verdict:
         """Make a verdict of a taken window's score."""
@@ -198,10 +230,17 @@ class Track:
             transit_ms=None if window.transit_s is None else 1e3 * window.transit_s,
             model=model,
         )
+        if score.sums:
+            self._remember(window, score.sums)
         self._windows += 1
         self._skipped += job.skipped
         self.in_flight = False
         return self._last
+
+    def wipe(self) -> None:
+        """Nothing of a call stays in memory after it."""
+        self.ring.wipe()
+        self._sums.clear()
 
     def status(self) -> dict[str, Any]:
         """What a person asks of a track."""
@@ -239,13 +278,21 @@ class Track:
 
     def _job(self, end_sample: int, read_at_s: float, transit_s: float | None, *, skipped: int) -> Job:
         start_sample = max(self.ring.origin_sample, end_sample - self.timeline.window_samples)
-        data = self.ring.window(start_sample, end_sample)
-        window = Window(self._format, data, start_sample, end_sample, read_at_s, transit_s)
+        ends = self.timeline.block_ends(end_sample, self.ring.origin_sample)
+        left_sample = ends[0] - self.timeline.block_samples if ends else start_sample
+        data = self.ring.window(max(self.ring.origin_sample, min(start_sample, left_sample)), end_sample)
+        window = Window(self._format, data, start_sample, end_sample, read_at_s, transit_s, ends)
         advance_samples = end_sample - self._cut_end_sample
         self._cut_end_sample = end_sample
         job = Job(self, window, advance_samples, self._skips + skipped)
         self._skips = 0
         return job
+
+    def _remember(self, window: Window, sums: Sequence[Sums | None]) -> None:
+        """Keep the sums of those blocks that the next window can hold too."""
+        self._sums.update((end, of) for end, of in zip(window.block_ends, sums, strict=True) if of is not None)
+        gone = window.end_sample - (self.timeline.blocks - 1) * self.timeline.hop_samples
+        self._sums = {end: of for end, of in self._sums.items() if end > gone}
 
     def _hold(self, job: Job) -> None:
         """Keep a live track's newest window; one that waited for its turn until now is skipped."""

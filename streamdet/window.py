@@ -1,6 +1,8 @@
 """A window is a pure function of its bytes: decode, gate, resample, fill, run, calibrate.
 
 The scorer serves through these functions, training and evaluation go through them too, each with a model of its own.
+What a bundle's kind changes is here and in `blocks.py`: a windowed model hears whole windows, a block model the blocks
+that no track remembers, whose sums a head then merges.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,63 +10,76 @@ from collections.abc import Callable, Sequence
 import msgspec
 import numpy as np
 
+from streamdet import blocks
 from streamdet.audio import Samples, decode, fill, resample
-from streamdet.bundle import Audio, Manifest
+from streamdet.bundle import Manifest
 from streamdet.errors import StreamdetError
 from streamdet.records import Score, Window
-from streamdet.speech import speech_s
+from streamdet.speech import activity, seconds
 
 Run = Callable[[Samples], Samples]
-"""A model: `(B, window_samples)` in [-1, 1] to raw CM scores `(B,)`."""
+"""A model: `(B, input_samples)` in [-1, 1] to raw CM scores `(B,)`, or to the blocks' pooling sums `(B, S)`."""
+Head = Callable[[Samples], Samples]
+"""Of a block model: the sums of windows' blocks `(B, N, S)` to raw CM scores `(B,)`."""
 
 
 class Ready(msgspec.Struct, frozen=True):
     """Windows made ready for the model: the half of the work that needs none."""
 
     audio: Samples
-    """`(H, window_samples)`: those of the W windows with enough speech to be scored."""
+    """What the model is to run, `(R, input_samples)`: H windows to be scored, or blocks of theirs to be encoded."""
     heard: list[int]
-    """Which of the windows they are, `(H,)`."""
+    """Which of the W windows have enough speech to be scored, `(H,)`."""
     speech_s: list[float]
     """Speech in every window (s), `(W,)`."""
+    places: list[list[blocks.Place]]
+    """Of each window to be scored, where the sums of its blocks are found; empty where windows are scored whole."""
 
 
-def score_windows(windows: Sequence[Window], manifest: Manifest, run: Run) -> list[Score]:
+def score_windows(windows: Sequence[Window], manifest: Manifest, run: Run, head: Head | None = None) -> list[Score]:
     """Score the bytes of windows; one with too little speech gets no LLR and costs no run.
 
     Raises:
         StreamdetError: the model gave something that is no number.
     """
     ready = make_ready(windows, manifest)
-    return settle(ready, run(ready.audio) if ready.heard else np.empty(0, np.float32), manifest)
+    return settle(ready, run(ready.audio) if len(ready.audio) else np.empty(0, np.float32), manifest, head)
 
 
 def make_ready(windows: Sequence[Window], manifest: Manifest) -> Ready:
     """Decode, gate, resample and fill."""
     decoded = [decode(window.data, window.format.encoding) for window in windows]
-    speech = [speech_s(samples, window.format.rate_hz) for samples, window in zip(decoded, windows, strict=True)]
-    heard = [at for at, seconds in enumerate(speech) if seconds >= manifest.decision.min_speech_s]
-    audio = np.empty((len(heard), manifest.audio.window_samples), np.float32)
+    lengths = [window.end_sample - window.start_sample for window in windows]
+    rates_hz = [window.format.rate_hz for window in windows]
+    active = [activity(samples[-n:], rate_hz) for samples, n, rate_hz in zip(decoded, lengths, rates_hz, strict=True)]
+    speech = [seconds(some, n / rate_hz) for some, n, rate_hz in zip(active, lengths, rates_hz, strict=True)]
+    heard = [at for at, speech_s in enumerate(speech) if speech_s >= manifest.decision.min_speech_s]
+    if manifest.blocks:
+        rows = blocks.Rows(manifest)
+        places = [rows.places(windows[at], decoded[at], active[at]) for at in heard]
+        return Ready(rows.audio, heard, speech, places)
+    audio = np.empty((len(heard), manifest.input_samples), np.float32)
     for row, at in enumerate(heard):
-        audio[row] = prepare(decoded[at], windows[at].format.rate_hz, manifest.audio)
-    return Ready(audio, heard, speech)
+        audio[row] = fill(resample(decoded[at], rates_hz[at], manifest.audio.rate_hz), manifest.input_samples)
+    return Ready(audio, heard, speech, [])
 
 
-def settle(ready: Ready, cm_scores: Samples, manifest: Manifest) -> list[Score]:
-    """From raw CM scores `(H,)` of what was ready to calibrated LLRs `(W,)`.
+def settle(ready: Ready, ran: Samples, manifest: Manifest, head: Head | None = None) -> list[Score]:
+    """From what the model made `(R, ...)` of what was ready to calibrated LLRs `(W,)`.
 
     Raises:
         StreamdetError: a score is no number.
     """
-    llrs: list[float | None] = [None] * len(ready.speech_s)
-    for at, cm_score in zip(ready.heard, cm_scores, strict=True):
+    sums = blocks.look_up(ready.places, ran)
+    cm_scores = ran
+    if sums:
+        assert head is not None, "a block model has a head"
+        cm_scores = head(blocks.side_by_side(sums, manifest.blocks))
+    scores = [Score(None, speech_s) for speech_s in ready.speech_s]
+    for at, cm_score, of_window in zip(ready.heard, cm_scores, sums or [()] * len(ready.heard), strict=True):
         if not np.isfinite(cm_score):
             # Clipping would make it full evidence for bona fide. The model is broken: end, and say so.
             raise StreamdetError.of("CM score", float(cm_score), "a finite number from the model")
-        llrs[at] = manifest.calibration.scale * float(cm_score) + manifest.calibration.offset
-    return [Score(llr, seconds) for llr, seconds in zip(llrs, ready.speech_s, strict=True)]
-
-
-def prepare(samples: Samples, rate_hz: int, audio: Audio) -> Samples:
-    """From decoded samples `(T,)` at their own rate to what the model wants: `(window_samples,)`."""
-    return fill(resample(samples, rate_hz, audio.rate_hz), audio.window_samples)
+        llr = manifest.calibration.scale * float(cm_score) + manifest.calibration.offset
+        scores[at] = Score(llr, ready.speech_s[at], of_window)
+    return scores

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from streamdet import bundle
 from streamdet.bundle import FORMAT, Audio, Bundle, Calibration, Decision, Manifest, Model
@@ -42,6 +43,75 @@ def level_model(window_samples: int = 64_000, *, gain: float = -20.0, bias: floa
     return model.SerializeToString()
 
 
+ENCODER = """
+<ir_version: 9, opset_import: ["": 18]>
+encoder (float[batch, 24000] audio) => (float[batch, 8] sums)
+<int64[1] one = {1}, int64[1] two = {2}, int64[1] last = {-100}, int64[1] end = {9999}>
+{
+    channel = Unsqueeze(audio, one)
+    heard = Conv<strides = [160]>(channel, kernel)
+    ours = Slice(heard, last, end, two)
+    h = Abs(ours)
+    logits = Conv(h, query)
+    largest = ReduceMax<keepdims = 1>(logits, two)
+    below = Sub(logits, largest)
+    w = Exp(below)
+    wh = Mul(w, h)
+    whh = Mul(wh, h)
+    each = Concat<axis = 1>(w, wh, whh)
+    rest = ReduceSum<keepdims = 0>(each, two)
+    first = Squeeze(largest, two)
+    sums = Concat<axis = 1>(first, rest)
+}
+"""
+HEAD = """
+<ir_version: 9, opset_import: ["": 18]>
+head (float[batch, 4, 8] sums) => (float[batch] score)
+<int64[2] split = {1, 7}, int64[3] parts = {1, 3, 3}, int64[1] one = {1}, float least = {1e-6}>
+{
+    largest, rest = Split<axis = 2>(sums, split)
+    top = ReduceMax<keepdims = 1>(largest, one)
+    below = Sub(largest, top)
+    scale = Exp(below)
+    scaled = Mul(scale, rest)
+    total = ReduceSum<keepdims = 0>(scaled, one)
+    w, wh, whh = Split<axis = 1>(total, parts)
+    mean = Div(wh, w)
+    square = Div(whh, w)
+    mean2 = Mul(mean, mean)
+    variance = Sub(square, mean2)
+    floored = Max(variance, least)
+    deviation = Sqrt(floored)
+    pooled = Concat<axis = 1>(mean, deviation)
+    weighed = Mul(pooled, linear)
+    score = ReduceSum<keepdims = 0>(weighed, one)
+}
+"""
+
+
+def block_weights() -> dict[str, np.ndarray]:
+    """Of `block_models`: 3 features that hear 1600 samples each, an attention that cares, a linear layer."""
+    rng = np.random.default_rng(3)
+    shapes = {"kernel": (3, 1, 1600), "query": (1, 3, 1), "linear": (1, 6)}
+    gains = {"kernel": 0.5, "query": 2.0, "linear": 3.0}
+    return {name: (gains[name] * rng.standard_normal(shape)).astype(np.float32) for name, shape in shapes.items()}
+
+
+def block_models() -> dict[str, bytes]:
+    """The two files of a block model: a second of audio and half a second before it to 8 sums, 4 blocks to a score."""
+
+    def made(text: str, *names: str) -> bytes:
+        model = onnx.parser.parse_model(text)
+        model.graph.initializer.extend(numpy_helper.from_array(block_weights()[name], name) for name in names)
+        onnx.checker.check_model(model)
+        return model.SerializeToString()
+
+    return {"model.onnx": made(ENCODER, "kernel", "query"), "head.onnx": made(HEAD, "linear")}
+
+
+BLOCK = Model(kind="block", output="sums", head="head.onnx", left_samples=8_000)
+
+
 def manifest(**changes: object) -> Manifest:
     """A manifest for `level_model`; 4 s windows, a hop of 1 s."""
     fields = {
@@ -62,6 +132,12 @@ def manifest(**changes: object) -> Manifest:
 def tiny_bundle(tmp_path: Path) -> Bundle:
     """A whole bundle on disk, of a few hundred bytes."""
     return bundle.save(tmp_path / "bundle", manifest(), {"model.onnx": level_model()})
+
+
+@pytest.fixture
+def block_bundle(tmp_path: Path) -> Bundle:
+    """A whole block bundle on disk."""
+    return bundle.save(tmp_path / "blocks", manifest(name="blocks", model=BLOCK), block_models())
 
 
 @pytest.fixture

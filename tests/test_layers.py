@@ -30,6 +30,7 @@ CORE = {
     "bundle",
     "starter",
     "audio",
+    "blocks",
     "ring",
     "speech",
     "verdict",
@@ -39,7 +40,7 @@ CORE = {
 }
 LAYERS = {
     "core": {"", *CORE},
-    "engine": {"engine", "scorer", "replay"},
+    "engine": {"engine", "scorer", "head", "replay"},
     "edges": {"sockets", "ingest", "publish", "control", "metrics"},
     "daemon": {"daemon", "notify"},
     "bench": {"bench"},
@@ -55,7 +56,7 @@ CLOCKS = {"datetime", "sched", "time"}
 SOCKETS = {"http", "select", "selectors", "socket", "socketserver", "ssl", "starlette", "uvicorn", "uvloop", "zmq"}
 FILES = {"fileinput", "glob", "io", "mmap", "os", "pathlib", "shutil", "soundfile", "subprocess", "tempfile"}
 # The scorer, and the benches that hold the scorer against a loop without one, and a model against the machine.
-RUN_MODELS = {"streamdet.scorer", "streamdet.bench.engine", "streamdet.bench.roofline"}
+RUN_MODELS = {"streamdet.scorer", "streamdet.head", "streamdet.bench.engine", "streamdet.bench.roofline"}
 READ_THEIR_OWN_FILES = {"streamdet.config", "streamdet.bundle", "streamdet.audio"}
 
 # Where the import has another name than the distribution.
