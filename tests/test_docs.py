@@ -229,3 +229,40 @@ def test_every_metric_has_its_row_and_no_row_is_left_of_one_that_went_away():
     rows = {name for name in first_cells(read(DOCS / "metrics.md")) if re.fullmatch(r"streamdet_\w+", name)}
     assert without_a_row(metric_names(), read(DOCS / "metrics.md")) == []
     assert rows - metric_names() == set()
+
+
+# -- arithmetic ------------------------------------------------------------------------------------------------------
+
+UTILISATION = 0.7
+HOPS_S = (0.5, 1.0, 2.0)
+
+
+def wrong_calls(text: str) -> list[str]:
+    """Rows of sizing.md whose calls are not what its formula makes of their windows a second."""
+    wrong = []
+    for line in text.splitlines():
+        cells = [cell.strip().replace(",", "") for cell in line.strip("|").split("|")]
+        rates = [cell for cell in cells[2:4] if re.fullmatch(r"[\d.]+", cell)]
+        if len(cells) == 10:  # the table of CPUs: a core and all of them
+            pairs = [(cells[2], cells[4:7]), (cells[3], cells[7:10])]
+        elif len(cells) == 7 and re.fullmatch(r"[\d.]+", cells[3]):  # GPUs
+            pairs = [(cells[3], cells[4:7])]
+        else:
+            continue
+        for rate, calls in pairs if rates else []:
+            expected = ["–"] * 3 if rate == "–" else [str(int(UTILISATION * float(rate) * hop_s)) for hop_s in HOPS_S]
+            if calls != expected:
+                wrong.append(f"{cells[0]}: {calls}, expected {expected}")
+    return wrong
+
+
+def test_the_sizing_guide_follows_its_own_formula():
+    text = read(DOCS / "sizing.md")
+    assert "| starter, windowed |" in text
+    assert wrong_calls(text) == []
+
+
+def test_a_row_that_does_not_follow_is_noticed():
+    assert wrong_calls("| x | fp32 | 100 | – | 35 | 70 | 140 | – | – | – |") == []
+    assert wrong_calls("| x | fp32 | 100 | – | 35 | 71 | 140 | – | – | – |")
+    assert wrong_calls("| x | fp16 | H200 | 2,000 | 700 | 1,400 | 2,801 |")
