@@ -46,9 +46,31 @@ class Counts(msgspec.Struct, frozen=True):
 class Stream:
     """One call: its format, its tracks, and the bookkeeping of its frames."""
 
-    def __init__(self, name: str, form: AudioFormat, now_s: float, resume: Callable[[], None] | None) -> None:
+    __slots__ = (
+        "block_bytes",
+        "error_at_s",
+        "format",
+        "full",
+        "heard_at_s",
+        "hop_bytes",
+        "name",
+        "next_seq",
+        "opened",
+        "paused",
+        "reason",
+        "resume",
+        "tracks",
+    )
+
+    def __init__(
+        self, name: str, form: AudioFormat, hop_bytes: int, now_s: float, resume: Callable[[], None] | None
+    ) -> None:
         self.name: Final = name
         self.format: Final = form
+        self.block_bytes: Final = form.block_bytes
+        """Payloads are whole multiples of this..."""
+        self.hop_bytes: Final = hop_bytes
+        """...and no longer than this."""
         self.resume: Final = resume
         """Set for a lossless stream: called when there is room again."""
         self.opened: Final = secrets.token_hex(6)
@@ -140,7 +162,7 @@ class Engine:
             raise ProtocolError.of("stream", stream, "an id that is not open already")
         if len(self._streams) >= self._max_streams:
             raise OverloadError.of("stream", stream, f"at most {self._max_streams} open streams (streams.max_streams)")
-        self._streams[stream] = opened = Stream(stream, form, now_s, resume)
+        self._streams[stream] = opened = Stream(stream, form, self.hop_bytes(form), now_s, resume)
         self._opened += 1
         self._event(opened, "open", opened=opened.opened, **msgspec.structs.asdict(form))
         return opened.opened
@@ -163,12 +185,13 @@ class Engine:
         """
         stream = self._streams.get(frame.stream)
         if stream is not None:
-            self._check(stream, frame, lossless)
-            if self._begins_again(stream, frame):
+            again = self._begins_again(stream, frame)
+            self._check(stream, frame, lossless, again)
+            if again:
                 self.close(frame.stream, "restart", now_s)
                 stream = None
         if stream is None:
-            self._check_size(frame)
+            _check_size(frame.payload, frame.format.block_bytes, self.hop_bytes(frame.format))
             self.open(frame.stream, frame.format, now_s)
             stream = self._streams[frame.stream]
         self._take_in(stream, frame, now_s, transit_s)
@@ -290,16 +313,20 @@ class Engine:
             raise ProtocolError.of("stream", stream, "the id of an open stream")
         return self._streams[stream]
 
-    def _check(self, stream: Stream, frame: Frame, lossless: bool) -> None:
-        """Refuse a frame that does not continue the open stream."""
+    def _check(self, stream: Stream, frame: Frame, lossless: bool, again: bool) -> None:
+        """Refuse a frame that neither continues the open stream nor, with `again`, may begin it anew."""
         if lossless != (stream.resume is not None):
             raise ProtocolError.of("stream", frame.stream, "an id that is not open on another kind of connection")
-        if frame.format != stream.format and not self._begins_again(stream, frame):
+        if again:
+            # Perhaps in another format.
+            _check_size(frame.payload, frame.format.block_bytes, self.hop_bytes(frame.format))
+            return
+        if frame.format is not stream.format and frame.format != stream.format:
             raise ProtocolError(
                 f"format: {described(frame.format)}, expected {described(stream.format)} as in the first frame"
             )
-        self._check_size(frame)
-        if self._begins_again(stream, frame) or not stream.tracks:
+        _check_size(frame.payload, stream.block_bytes, stream.hop_bytes)
+        if not stream.tracks:
             return
         if frame.start is not None:
             ahead = frame.start - stream.end_sample
@@ -312,13 +339,6 @@ class Engine:
         elif frame.seq is not None and stream.next_seq is not None and frame.seq < stream.next_seq:
             raise ProtocolError.of("seq", frame.seq, f"{stream.next_seq} or more, or 0 to begin again")
 
-    def _check_size(self, frame: Frame) -> None:
-        block = frame.format.block_bytes
-        if len(frame.payload) % block:
-            raise ProtocolError.of("payload bytes", len(frame.payload), f"a multiple of {block}: whole samples")
-        if len(frame.payload) > (most := self.hop_bytes(frame.format)):
-            raise ProtocolError.of("payload bytes", len(frame.payload), f"at most {most}: one hop of audio")
-
     @staticmethod
     def _begins_again(stream: Stream, frame: Frame) -> bool:
         first = frame.seq if frame.start is None else frame.start
@@ -330,14 +350,14 @@ class Engine:
         stream.heard_at_s = now_s
         self._take_gap(stream, frame, now_s, transit_s)
         stream.next_seq = None if frame.seq is None else frame.seq + 1
-        form = stream.format
         for track in stream.tracks:
             if stream.paused:
-                track.append_silence(len(frame.payload) // form.block_bytes, now_s, transit_s)
+                track.append_silence(len(frame.payload) // stream.block_bytes, now_s, transit_s)
             else:
-                track.append(_channel(frame.payload, form, track.channel), now_s, transit_s)
+                track.append(_channel(frame.payload, stream.format, track.channel), now_s, transit_s)
             self._queue(track)
-        stream.full = stream.resume is not None and any(track.full for track in stream.tracks)
+        if stream.resume is not None:
+            stream.full = any(track.full for track in stream.tracks)
 
     def _begin(self, stream: Stream, origin_sample: int) -> None:
         manifest, form = self._manifest, stream.format
@@ -425,6 +445,14 @@ class Engine:
 def described(form: AudioFormat) -> str:
     """A format as people write it: `8000 Hz mulaw, 1 channel(s)`."""
     return f"{form.rate_hz} Hz {form.encoding}, {form.channels} channel(s)"
+
+
+def _check_size(payload: bytes, block_bytes: int, most_bytes: int) -> None:
+    """Refuse half samples, and more than a hop at once."""
+    if len(payload) % block_bytes:
+        raise ProtocolError.of("payload bytes", len(payload), f"a multiple of {block_bytes}: whole samples")
+    if len(payload) > most_bytes:
+        raise ProtocolError.of("payload bytes", len(payload), f"at most {most_bytes}: one hop of audio")
 
 
 def _channel(payload: bytes, form: AudioFormat, channel: int) -> bytes:

@@ -63,9 +63,9 @@ class Metrics:
         """Say what scores."""
         self._info.info({"model": model, "provider": provider})
 
-    def received(self, transport: Transport, size_bytes: int) -> None:
-        """Count audio that was taken."""
-        self._frames.labels(transport).inc()
+    def received(self, transport: Transport, size_bytes: int, frames: int = 1) -> None:
+        """Count audio that was taken; an increment costs half as much as a frame, so count many at once."""
+        self._frames.labels(transport).inc(frames)
         self._bytes.labels(transport).inc(size_bytes)
 
     def refused(self, transport: Transport) -> None:

@@ -10,6 +10,8 @@ class Ring:
     overwritten cannot be read: asking for it is a bug of the caller, not an input error, and asserts.
     """
 
+    __slots__ = ("_bytes", "_capacity", "_silence", "_size", "end_sample", "origin_sample")
+
     def __init__(self, capacity_samples: int, silence: bytes, origin_sample: int = 0) -> None:
         """Hold `capacity_samples` samples; `silence` is the bytes of one silent sample and so gives their size."""
         self._silence: Final = silence
@@ -28,10 +30,14 @@ class Ring:
 
     def append(self, data: bytes) -> None:
         """Take whole samples; the oldest make room."""
-        assert len(data) % self._size == 0, f"{len(data)} bytes are not whole samples of {self._size}"
-        count = len(data) // self._size
-        # More than fits: only the newest end can survive, but the clock advances by all of it.
-        self._write(self.end_sample + max(0, count - self._capacity), data[-self._capacity * self._size :])
+        count, rest = divmod(len(data), self._size)
+        assert rest == 0, f"{len(data)} bytes are not whole samples of {self._size}"
+        first = self.end_sample % self._capacity * self._size
+        if (end := first + len(data)) <= len(self._bytes):  # a frame is short: nearly always
+            self._bytes[first:end] = data
+        else:
+            # More than fits: only the newest end can survive, but the clock advances by all of it.
+            self._write(self.end_sample + max(0, count - self._capacity), data[-self._capacity * self._size :])
         self.end_sample += count
 
     def append_silence(self, count: int) -> None:

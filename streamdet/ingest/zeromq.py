@@ -23,6 +23,8 @@ class AudioSocket(ZmqSocket):
         super().__init__(zmq.PULL, "endpoints.audio", address, self._take_message, rcvhwm=RECEIVE_HWM)
         self._engine = engine
         self._metrics = metrics
+        self._frames = self._bytes = 0
+        """Taken in this turn."""
 
     async def __aenter__(self) -> Self:
         """Bind, begin to read, and watch for senders that the library lets go."""
@@ -56,4 +58,10 @@ class AudioSocket(ZmqSocket):
             if (stream := frames.stream_of(parts)) is not None:
                 self._engine.error(stream, str(error), now_s)
         else:
-            self._metrics.received("zeromq", len(frame.payload))
+            self._frames += 1
+            self._bytes += len(frame.payload)
+
+    def _turn_over(self) -> None:
+        if self._frames:
+            self._metrics.received("zeromq", self._bytes, self._frames)
+            self._frames = self._bytes = 0
