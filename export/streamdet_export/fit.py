@@ -62,7 +62,7 @@ def listen(clips: Sequence[Clip], scorer: Scorer) -> Evidence:
     plain = msgspec.structs.replace(scorer.manifest, calibration=Calibration())
 
     def score(windows: Sequence[Window]) -> list[Score]:
-        return score_windows(windows, plain, scorer.run)
+        return score_windows(windows, plain, scorer.run, scorer.head)
 
     console = Console(stderr=True)
     shown = track(clips, "scoring", console=console, disable=not console.is_terminal)

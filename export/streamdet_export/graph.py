@@ -12,14 +12,16 @@ import onnx
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.transformers.float16 import convert_float_to_float16
+from torch import nn
 from torch.nn.utils import parametrize
 
-from streamdet_training.model import Detector
+from streamdet_training.model import Blocks, Detector, Encoder, Merger
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
 
 MODEL: Final = "model.onnx"
+HEAD: Final = "head.onnx"
 DATA: Final = "model.onnx.data"
 # A protobuf ends at 2 GiB; from here on weights lie beside the graph.
 INLINE_MAX_BYTES: Final = 1 << 30
@@ -30,7 +32,8 @@ def to_onnx(detector: Detector, window_samples: int, precision: Precision) -> di
 
     Args:
         detector: without adapters, in eval mode; its weight norm is folded in place.
-        window_samples: T of the input `audio` `(B, T)`; B stays dynamic. The output is `score` `(B,)`.
+        window_samples: T of the input `audio` `(B, T)`; B stays dynamic. The output is `score` `(B,)`. Of a block
+            detector it is the window that its head merges.
         precision: of weights and arithmetic; input and output stay float32.
 
     Returns:
@@ -39,7 +42,10 @@ def to_onnx(detector: Detector, window_samples: int, precision: Precision) -> di
     fold_weight_norm(detector)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / MODEL
-        _export(detector, window_samples, path)
+        if detector.blocks is None:
+            _export(detector, torch.zeros(2, window_samples), ("audio", "score"), path)
+        else:
+            _export_blocks(detector, detector.blocks, window_samples, path)
         if precision != "fp32":
             _reduce(path, precision)
         return {file.name: file.read_bytes() for file in sorted(Path(folder).iterdir())}
@@ -53,20 +59,29 @@ def fold_weight_norm(detector: Detector) -> None:
                 parametrize.remove_parametrizations(module, name)
 
 
-def _export(detector: Detector, window_samples: int, path: Path) -> None:
-    # Two rows: with one, the exporter would take the batch for a constant.
-    example = torch.zeros(2, window_samples)
-    size_bytes = sum(p.numel() * p.element_size() for p in detector.parameters())
+def _export_blocks(detector: Detector, blocks: Blocks, window_samples: int, path: Path) -> None:
+    """Write the encoder to `path`, and the head beside it."""
+    encoder = Encoder(detector)
+    block = torch.zeros(2, blocks.left + blocks.hop)
+    _export(encoder, block, ("audio", "sums"), path)
+    with torch.inference_mode():
+        sums = encoder(block)[:, None].repeat(1, window_samples // blocks.hop, 1)
+    _export(Merger(detector), sums.clone(), ("sums", "score"), path.with_name(HEAD))
+
+
+def _export(module: nn.Module, example: torch.Tensor, names: tuple[str, str], path: Path) -> None:
+    """Write a module of one input and one output; `example` has two rows: one would be taken for a constant."""
+    size_bytes = sum(p.numel() * p.element_size() for p in module.parameters())
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         # torch's and onnxscript's own deprecations, and their reports of success on stdout, which is for data.
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
-            detector,
+            module.eval(),
             (example,),
             dynamo=True,
-            input_names=["audio"],
-            output_names=["score"],
+            input_names=names[:1],
+            output_names=names[1:],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             optimize=True,
             verbose=False,

@@ -5,16 +5,15 @@ from typing import Final
 
 import msgspec
 import numpy as np
-import torch
 
-from streamdet.audio import Samples
 from streamdet.bundle import Manifest
 from streamdet.errors import BundleError
 from streamdet.scorer import Scorer
-from streamdet.window import Run, score_windows
+from streamdet.window import score_windows
 from streamdet_export.graph import Precision
 from streamdet_training import metrics
 from streamdet_training.data import Clip
+from streamdet_training.listener import listener
 from streamdet_training.model import Detector
 from streamdet_training.scores import Trial, by_class, score_clips
 
@@ -46,8 +45,9 @@ def check(
         BundleError: they differ by more than the precision allows.
     """
     some = _spread(clips, FP32_CLIPS) if precision == "fp32" else clips
-    torch_trials = score_clips(some, manifest, lambda windows: score_windows(windows, manifest, runner(detector)))
-    onnx_trials = score_clips(some, manifest, lambda windows: score_windows(windows, manifest, scorer.run))
+    ours, theirs = ((it.run, it.head) for it in (scorer, listener(detector)))
+    onnx_trials = score_clips(some, manifest, lambda windows: score_windows(windows, manifest, *ours))
+    torch_trials = score_clips(some, manifest, lambda windows: score_windows(windows, manifest, *theirs))
     found = _compare(torch_trials, onnx_trials, with_eer=precision != "fp32")
     if precision == "fp32" and not found.largest_difference <= MOST_DIFFERENCE:
         raise BundleError.of("parity: score difference", found.largest_difference, f"at most {MOST_DIFFERENCE}")
@@ -56,16 +56,6 @@ def check(
         if not difference <= MOST_EER_DIFFERENCE:
             raise BundleError.of("parity: EER difference", difference, f"at most {MOST_EER_DIFFERENCE}")
     return found
-
-
-def runner(detector: Detector) -> Run:
-    """A torch model as the daemon's windows want one."""
-
-    def run(audio: Samples) -> Samples:
-        with torch.inference_mode():
-            return np.asarray(detector(torch.from_numpy(audio)).numpy(), dtype=np.float32)
-
-    return run
 
 
 def _compare(torch_trials: Sequence[Trial], onnx_trials: Sequence[Trial], *, with_eer: bool) -> Parity:

@@ -66,7 +66,16 @@ def trained_with() -> Callable[[dict[str, object]], tuple[Recipe, Detector]]:
 @pytest.fixture
 def finished(tmp_path: Path) -> Path:
     """A run folder as training leaves it."""
-    how, path = recipe(), tmp_path / "run"
+    return _finished(recipe(), tmp_path / "run")
+
+
+@pytest.fixture
+def finished_blocks(tmp_path: Path) -> Path:
+    """The same of a block model: hops of 0.5 s with 0.25 s before them."""
+    return _finished(recipe(kind="block", left_s=0.25), tmp_path / "blocks")
+
+
+def _finished(how: Recipe, path: Path) -> Path:
     detector = trained(how)
     run.begin(path, how, detector)
     run.save_weights(path, detector)

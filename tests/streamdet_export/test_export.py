@@ -45,6 +45,22 @@ def test_a_run_becomes_a_bundle_that_scores_as_it_did(finished, manifest_csv, tm
     assert any(verdict.llr is not None for verdict in said)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_run_of_blocks_becomes_a_bundle_of_two_models(finished_blocks, manifest_csv, tmp_path, precision):
+    made = export(finished_blocks, tmp_path / "bundle", precision=precision, data=[manifest_csv])
+    scorer = Scorer(bundle.load(made.path), provider="cpu")
+    assert set(made.manifest.files) == {"model.onnx", "head.onnx"}
+    # A window of two blocks, and what was before it: 12,000 samples make a block.
+    audio = np.concatenate([windows(3), windows(3)], 1)[:, -20_000:]
+    blocks = np.stack([audio[:, :12_000], audio[:, -12_000:]], 1).reshape(-1, 12_000)
+    scores = scorer.head(scorer.run(blocks).reshape(3, 2, -1))
+    most = 1e-4 if precision == "fp32" else 0.05
+    assert np.abs(scores - torch_scores(finished_blocks, audio)).max() < most
+    said = [it for it in replay(manifest_csv.parent / "0.wav", scorer) if isinstance(it, Verdict)]
+    assert [verdict.end_s for verdict in said] == [1.0, 1.5, 2.0, 2.5, 3.0]
+    assert any(verdict.llr is not None for verdict in said)
+
+
 @pytest.mark.parametrize("kind", get_args(Head.model_fields["kind"].annotation))
 @pytest.mark.parametrize("classes", [0, 1, 2])
 def test_every_head_scores_in_onnx_as_in_torch(finished, tmp_path, kind, classes):

@@ -50,6 +50,12 @@ def test_a_batch_has_one_of_the_lengths_of_the_recipe(tiny, tones):
     assert {batches[number][0].shape[1] for number in range(20)} == {4000, 8000}
 
 
+def test_a_batch_for_blocks_has_the_audio_before_them_too(tiny, tones):
+    blocks = {"kind": "block", "window_s": 0.5, "hop_s": 0.25, "left_s": 0.125}
+    batches = Batches(tones, tiny.recipe(train={"crop_s": [0.25, 0.5]}, window=blocks))
+    assert {batches[number][0].shape[1] for number in range(20)} == {6000, 10000}
+
+
 def test_a_clip_of_another_rate_is_resampled(tiny, tones):
     how = tiny.recipe(window={"rate_hz": 8000}, train={"crop_s": [0.5]})
     audio, labels = Batches(tones, how)[0]

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from streamdet.window import score_windows
 from streamdet_training import dev
 from streamdet_training.data import Clip
+from streamdet_training.listener import Listener
 from streamdet_training.scores import score_clips
 
 
@@ -26,15 +27,18 @@ def test_batches_over_clips_give_what_single_clips_do(tiny, tones, monkeypatch, 
         return loudness(audio)
 
     expected = score_clips(tones, manifest, lambda windows: score_windows(windows, manifest, loudness))
-    assert list(dev.score(tones, manifest, run)) == expected
+    assert list(dev.score(tones, manifest, Listener(run))) == expected
     assert set(sizes) == expected_sizes
     assert sum(sizes) == sum(len(trial.llrs) for trial in expected) == 16
 
 
 def test_measures_are_those_of_the_scores(tiny, tones):
     manifest = tiny.recipe().draft()
-    assert dev.measure(tones, manifest, lambda audio: np.abs(np.diff(audio)).mean(1)) == (1.0, 1.0)  # spoof is higher
-    assert dev.measure(tones, manifest, lambda audio: -np.abs(np.diff(audio)).mean(1))[0] == 0
+    assert dev.measure(tones, manifest, Listener(lambda audio: np.abs(np.diff(audio)).mean(1))) == (
+        1.0,
+        1.0,
+    )  # spoof is higher
+    assert dev.measure(tones, manifest, Listener(lambda audio: -np.abs(np.diff(audio)).mean(1)))[0] == 0
 
 
 @given(bona_fide=st.integers(1, 30), spoof=st.integers(1, 30), count=st.integers(0, 70))

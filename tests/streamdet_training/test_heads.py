@@ -157,3 +157,35 @@ def test_every_head_can_end_in_cosines(kind, classes):
     scores = make(kind, classes=classes)([frames(count=50)])
     assert scores.shape == (50,)
     assert scores.abs().max() <= classes + 1e-5
+
+
+# -- blocks ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", heads.BLOCKWISE)
+@pytest.mark.parametrize("lengths", [(20,), (10, 10), (1, 7, 12)])
+def test_sums_of_blocks_merge_to_what_pooling_all_their_frames_gives(kind, lengths):
+    head = make(kind)
+    features = 3 * frames()
+    sums = torch.stack([head.sums(block) for block in features.split(lengths, 1)], 1)
+    assert sums.shape == (3, len(lengths), 2 + 2 * 16)
+    assert torch.allclose(head.merge(sums), head.pool(features), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", heads.BLOCKWISE)
+def test_an_absent_block_weighs_nothing_wherever_it_stands(kind):
+    head = make(kind)
+    sums = torch.stack([head.sums(block) for block in frames().split((8, 12), 1)], 1)
+    absent = torch.zeros_like(sums[:, :1])
+    absent[..., 0] = -1e30
+    for padded in ([absent, sums], [sums, absent], [sums[:, :1], absent, sums[:, 1:]]):
+        assert torch.equal(head.merge(torch.cat(padded, 1)), head.merge(sums))
+
+
+def test_logits_of_any_size_merge_to_numbers():
+    head = make("pool")
+    with torch.no_grad():
+        head.attention[2].weight.mul_(1e4)
+    sums = torch.stack([head.sums(block) for block in frames().split((8, 12), 1)], 1)
+    assert sums.isfinite().all()
+    assert torch.allclose(head.merge(sums), head.pool(frames()), atol=1e-4)

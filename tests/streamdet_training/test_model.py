@@ -213,3 +213,40 @@ def test_it_hears_adapters_and_keeps_its_scores_when_they_are_merged(tiny):
 def test_counts_read_as_in_papers():
     text = str(model.Parameters(backbone_trainable=1_572_864, head=27_136, total=316_800_000))
     assert text == "trainable 1,600,000 (1,572,864 in the backbone, 27,136 in the head) of 316,800,000: 1 in 198.0"
+
+
+# -- blocks ----------------------------------------------------------------------------------------------------------
+
+# A window of two hops of 0.25 s with 0.1 s before it; feature frames are 0.02 s.
+BLOCKS = {"kind": "block", "window_s": 0.5, "hop_s": 0.25, "left_s": 0.1}
+PAST = 0.1 * torch.randn(3, 9600, generator=torch.Generator().manual_seed(4))
+
+
+@pytest.fixture
+def block_detector(tiny):
+    torch.manual_seed(5)
+    return model.build(tiny.recipe(mode="full", window=BLOCKS)).eval()
+
+
+def test_a_block_detector_pools_the_frames_of_its_hops_alone(block_detector):
+    with torch.inference_mode():
+        features = block_detector.features(PAST)
+        assert features.shape == (3, 2 * 12, 16)  # 5,600 samples make 17 frames, of which 5 belong to the past
+        assert torch.allclose(features[:, 12:], block_detector.features(PAST[:, 4000:]), atol=1e-6)
+
+
+def test_encoder_and_merger_together_are_the_detector(block_detector):
+    encoder, merger = model.Encoder(block_detector), model.Merger(block_detector)
+    with torch.inference_mode():
+        sums = torch.stack([encoder(PAST[:, :5600]), encoder(PAST[:, 4000:])], 1)
+        assert torch.allclose(merger(sums), block_detector(PAST), atol=1e-6)
+
+
+def test_blocks_are_counted_back_from_the_end(block_detector):
+    with torch.inference_mode():
+        assert torch.equal(block_detector(PAST[:, 1000:]), block_detector(PAST[:, 4000:]))
+
+
+def test_a_head_that_pools_by_no_sums_is_refused_for_blocks(tiny):
+    with pytest.raises(ConfigError, match=r"head.kind: 'nested', expected pool or mean for blocks"):
+        model.build(tiny.recipe(window=BLOCKS, head={"kind": "nested"}))

@@ -71,6 +71,7 @@ def test_a_shipped_recipe_is_found_by_name(name):
     found = recipe.load(name)
     manifest = found.draft()
     assert manifest.audio.window_samples == found.window.window_s * found.window.rate_hz
+    assert manifest.model.kind == found.window.kind
     if found.backbone.recipe is not None:
         assert found.backbone.recipe in NAMES
 

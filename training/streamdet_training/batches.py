@@ -64,7 +64,7 @@ class Batches(Dataset[Batch]):
         """Draw batch `number`: as many bona fide clips as spoof, all of one length."""
         how = self._recipe.train
         rng = np.random.default_rng((self._recipe.seed, number))
-        length_s = float(rng.choice(how.crop_s))
+        length_s = float(rng.choice(how.crop_s)) + self._recipe.window.past_s
         # Drawn before anything is known of the clips, so that a length says nothing of a class.
         shortest_s = min(how.shortest_s, length_s)
         own_s = np.where(rng.random(how.batch) < how.fill, rng.uniform(shortest_s, length_s, how.batch), length_s)

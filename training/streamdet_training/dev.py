@@ -7,39 +7,40 @@ import numpy as np
 
 from streamdet.bundle import Manifest
 from streamdet.records import Score, Window
-from streamdet.window import Run, score_windows
+from streamdet.window import score_windows
 from streamdet_training import metrics
 from streamdet_training.clips import Clip
+from streamdet_training.listener import Listener
 from streamdet_training.scores import Trial, by_class, cut, heard
 
 # Windows in one run of the model. Clips have a handful each; more than this costs memory and gains little speed.
 BATCH: Final = 32
 
 
-def measure(clips: Sequence[Clip], manifest: Manifest, run: Run) -> tuple[float, float]:
+def measure(clips: Sequence[Clip], manifest: Manifest, model: Listener) -> tuple[float, float]:
     """EER and min Cllr over the clips with enough speech to score: raw scores know no neutral value."""
-    scored = by_class(trial for trial in score(clips, manifest, run) if trial.llrs)
+    scored = by_class(trial for trial in score(clips, manifest, model) if trial.llrs)
     return metrics.eer(*scored), metrics.min_cllr(*scored)
 
 
-def score(clips: Iterable[Clip], manifest: Manifest, run: Run) -> Iterator[Trial]:
+def score(clips: Iterable[Clip], manifest: Manifest, model: Listener) -> Iterator[Trial]:
     """Score clips as `scores.score_clips` does, with the windows of several clips in one batch."""
     waiting: list[tuple[Clip, int, list[Window]]] = []
     for clip in clips:
         samples, rate_hz = heard(clip)
         windows = cut(samples, rate_hz, manifest)
         if len(windows) + sum(len(others) for _, _, others in waiting) > BATCH:
-            yield from _scored(waiting, manifest, run)
+            yield from _scored(waiting, manifest, model)
             waiting = []
         waiting.append((clip, rate_hz, windows))
-    yield from _scored(waiting, manifest, run)
+    yield from _scored(waiting, manifest, model)
 
 
-def _scored(waiting: Sequence[tuple[Clip, int, list[Window]]], manifest: Manifest, run: Run) -> Iterator[Trial]:
+def _scored(waiting: Sequence[tuple[Clip, int, list[Window]]], manifest: Manifest, model: Listener) -> Iterator[Trial]:
     windows = [window for _, _, of_clip in waiting for window in of_clip]
     found: list[Score] = []
     for at in range(0, len(windows), BATCH):
-        found += score_windows(windows[at : at + BATCH], manifest, run)
+        found += score_windows(windows[at : at + BATCH], manifest, model.run, model.head)
     results = iter(found)
     for clip, rate_hz, of_clip in waiting:
         yield Trial(clip, tuple((window.end_sample / rate_hz, next(results).llr) for window in of_clip))

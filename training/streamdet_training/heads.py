@@ -16,6 +16,10 @@ from streamdet_training.recipe import Head
 
 # Nes2Net splits channels in eight, outside and within.
 NESTED: Final = 8
+# Beside a square root's pole the gradient is endless: a floor keeps constant features from it.
+LEAST_SPREAD: Final = 1e-6
+# Those whose pooling is a ratio of sums over frames, which blocks can be merged by.
+BLOCKWISE: Final = ("pool", "mean")
 
 
 class ScoringHead(nn.Module):
@@ -37,12 +41,37 @@ class ScoringHead(nn.Module):
 
     def forward(self, states: Sequence[torch.Tensor]) -> torch.Tensor:
         """`(B, F, D)`, one or as many as there are to sum over, to `(B,)`."""
-        features = states[-1] if self.layer_sum is None else self.layer_sum(states)
-        score: torch.Tensor = self.linear(self.dropout(self.pool(features)))[:, 0]
+        return self.score(self.pool(self.features(states)))
+
+    def features(self, states: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The states' sum over layers, or the last of them: `(B, F, D)`."""
+        return states[-1] if self.layer_sum is None else self.layer_sum(states)
+
+    def score(self, pooled: torch.Tensor) -> torch.Tensor:
+        """`(B, pooled)` to `(B,)`."""
+        score: torch.Tensor = self.linear(self.dropout(pooled))[:, 0]
         return score
 
     def pool(self, features: torch.Tensor) -> torch.Tensor:
         """`(B, F, D)` to `(B, pooled)`."""
+        raise NotImplementedError
+
+    # Heads that pool by a ratio of sums over frames can hear a window block by block, and add the sums up afterwards.
+
+    def sums(self, features: torch.Tensor) -> torch.Tensor:
+        """Pooling sums of blocks `(B, F, D)`: `(B, 2 + 2 D)`, as docs/bundle.md has them."""
+        logits = self.logits(features)  # (B, F, 1)
+        largest = logits.amax(1, keepdim=True)
+        weights = (logits - largest).exp()
+        moments = [(weights * features).sum(1), (weights * features.square()).sum(1)]
+        return torch.cat([largest[:, 0], weights.sum(1), *moments], 1)
+
+    def merge(self, sums: torch.Tensor) -> torch.Tensor:
+        """From the sums of N blocks `(B, N, 2 + 2 D)` to what `pool` gives of all their frames: `(B, pooled)`."""
+        raise NotImplementedError
+
+    def logits(self, features: torch.Tensor) -> torch.Tensor:
+        """Logarithm of each frame's weight, but for what all frames share: `(B, F, D)` to `(B, F, 1)`."""
         raise NotImplementedError
 
 
@@ -97,6 +126,14 @@ class MeanHead(ScoringHead):
         """`(B, F, D)` to `(B, D)`."""
         return features.mean(1)
 
+    def logits(self, features: torch.Tensor) -> torch.Tensor:
+        """Every frame weighs the same."""
+        return torch.zeros_like(features[..., :1])
+
+    def merge(self, sums: torch.Tensor) -> torch.Tensor:
+        """`(B, N, 2 + 2 D)` to `(B, D)`."""
+        return _merged(sums)[0]
+
 
 class PoolingHead(ScoringHead):
     """Attentive statistics pooling (Okabe, Koshinaka, Shinoda, Interspeech 2018) and a linear layer."""
@@ -108,7 +145,17 @@ class PoolingHead(ScoringHead):
 
     def pool(self, features: torch.Tensor) -> torch.Tensor:
         """`(B, F, D)` to `(B, 2 D)`."""
-        return _statistics(features, self.attention(features).softmax(1))
+        return _statistics(features, self.logits(features).softmax(1))
+
+    def logits(self, features: torch.Tensor) -> torch.Tensor:
+        """What attention says."""
+        logits: torch.Tensor = self.attention(features)
+        return logits
+
+    def merge(self, sums: torch.Tensor) -> torch.Tensor:
+        """`(B, N, 2 + 2 D)` to `(B, 2 D)`."""
+        mean, square = _merged(sums)
+        return torch.cat([mean, (square - mean.square()).clamp_min(LEAST_SPREAD).sqrt()], 1)
 
 
 class NestedHead(ScoringHead):
@@ -170,8 +217,19 @@ def _statistics(frames: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Mean and deviation over time of `(B, F, D)` by weights `(B, F, 1)`: `(B, 2 D)`."""
     mean = (weights * frames).sum(1)  # (B, D)
     spread = (weights * (frames - mean[:, None]).square()).sum(1)
-    # Beside a square root's pole the gradient is endless: a floor keeps constant features from it.
-    return torch.cat([mean, spread.clamp_min(1e-6).sqrt()], 1)
+    return torch.cat([mean, spread.clamp_min(LEAST_SPREAD).sqrt()], 1)
+
+
+def _merged(sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and mean square `(B, D)` over the frames of N blocks, by their sums `(B, N, 2 + 2 D)`.
+
+    A block's weights are relative to its own largest logit; exp(largest - largest of all) makes them comparable, and
+    nothing of a block that is absent (a logit of -1e30).
+    """
+    largest = sums[..., :1]
+    total = ((largest - largest.amax(1, keepdim=True)).exp() * sums[..., 1:]).sum(1)  # (B, 1 + 2 D)
+    mean, square = (total[:, 1:] / total[:, :1]).chunk(2, 1)
+    return mean, square
 
 
 HEADS: Final[dict[str, Any]] = {"pool": PoolingHead, "mean": MeanHead, "nested": NestedHead}

@@ -3,6 +3,7 @@
 Shapes: B windows of T samples, F feature frames of width D.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -37,24 +38,37 @@ class Detector(nn.Module):
         classes = objectives.COSINES.get(recipe.loss.kind, 0)
         self.head = heads.make(recipe.head, backbone.config.hidden_size, states=states, classes=classes)
         self.normalise = recipe.window.normalise
+        self.blocks = Blocks.of(recipe, backbone.config) if recipe.window.kind == "block" else None
 
     def forward(self, audio: torch.Tensor) -> torch.Tensor:
         """Score windows.
 
         Args:
-            audio: float32 `(B, T)` in [-1, 1].
+            audio: float32 `(B, T)` in [-1, 1]; for blocks T = left + N hops, of which the first N hops' past is left.
 
         Returns:
             CM scores `(B,)`, higher = more bona fide; by cross-entropy on balanced classes a logit of about the LLR.
         """
+        score: torch.Tensor = self.head.score(self.head.pool(self.features(audio)))
+        return score
+
+    def features(self, audio: torch.Tensor) -> torch.Tensor:
+        """Feature frames of windows `(B, T)` that are pooled: `(B, F, D)`. Of blocks, those of their hops alone."""
+        if self.blocks is None:
+            return self._features(audio)
+        rows = self.blocks.cut(audio)  # (B, N, left + hop)
+        frames = self._features(rows.flatten(0, 1))[:, self.blocks.left_frames :]  # (B N, F, D)
+        return frames.reshape(audio.shape[0], -1, frames.shape[2])
+
+    def _features(self, audio: torch.Tensor) -> torch.Tensor:
         if self.normalise:
             # As Wav2Vec2FeatureExtractor does it (zero mean, unit variance, epsilon 1e-7), but inside the graph.
             centred = audio - audio.mean(1, keepdim=True)
             audio = centred / torch.sqrt(centred.square().mean(1, keepdim=True) + 1e-7)
         layered = self.head.layer_sum is not None
         states = self._states(audio) if layered else [self.backbone(audio).last_hidden_state]
-        score: torch.Tensor = self.head(states)
-        return score
+        features: torch.Tensor = self.head.features(states)
+        return features
 
     def _states(self, audio: torch.Tensor) -> list[torch.Tensor]:
         """What goes into the lowest layer, then what comes out of each: `(B, F, D)` every one.
@@ -78,6 +92,61 @@ class Detector(nn.Module):
             for hook in hooks:
                 hook.remove()
         return states
+
+
+class Encoder(nn.Module):
+    """The part of a block detector that hears: blocks `(B, left + hop)` to their pooling sums `(B, 2 + 2 D)`."""
+
+    def __init__(self, detector: Detector) -> None:
+        """Share its weights."""
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, audio: torch.Tensor) -> torch.Tensor:
+        """Encode."""
+        return self.detector.head.sums(self.detector.features(audio))
+
+
+class Merger(nn.Module):
+    """The part that judges: the sums of a window's blocks `(B, N, 2 + 2 D)` to its CM score `(B,)`."""
+
+    def __init__(self, detector: Detector) -> None:
+        """Share its weights."""
+        super().__init__()
+        self.head = detector.head
+
+    def forward(self, sums: torch.Tensor) -> torch.Tensor:
+        """Merge and score."""
+        return self.head.score(self.head.merge(sums))
+
+
+class Blocks(msgspec.Struct, frozen=True):
+    """How a window falls into blocks: hops, each with some audio before it."""
+
+    left: int
+    """Samples before a hop."""
+    hop: int
+    """Samples."""
+    left_frames: int
+    """Feature frames that belong to `left`."""
+
+    @classmethod
+    def of(cls, recipe: Recipe, config: Any) -> "Blocks":
+        """Cut as a recipe says, for a backbone of this config.
+
+        Raises:
+            ConfigError: the head's pooling is no ratio of sums.
+        """
+        if recipe.head.kind not in heads.BLOCKWISE:
+            raise ConfigError.of("head.kind", recipe.head.kind, f"{' or '.join(heads.BLOCKWISE)} for blocks")
+        window = recipe.window
+        left = round(window.left_s * window.rate_hz)
+        return cls(left, round(window.hop_s * window.rate_hz), left // math.prod(config.conv_stride))
+
+    def cut(self, audio: torch.Tensor) -> torch.Tensor:
+        """Audio `(B, T)` to blocks `(B, N, left + hop)`, counted back from its end."""
+        count = (audio.shape[1] - self.left) // self.hop
+        return audio[:, audio.shape[1] - self.left - count * self.hop :].unfold(1, self.left + self.hop, self.hop)
 
 
 def _layers(backbone: Any) -> nn.ModuleList:

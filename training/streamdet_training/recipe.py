@@ -106,16 +106,25 @@ class Head(Section):
 class Window(Section):
     """What the daemon will score at once; it goes into the bundle."""
 
+    kind: Literal["window", "block"] = "window"
+    """window: each window is encoded whole; block: each hop once, and a window pools over its hops."""
     rate_hz: int = 16000
     """Samples a second that the backbone expects."""
     window_s: Annotated[float, Field(gt=0, le=60)] = 4.0
     """Audio in one window (s)."""
     hop_s: Annotated[float, Field(gt=0, le=60)] = 1.0
     """Advance from window to window (s)."""
+    left_s: Annotated[float, Field(ge=0, le=60)] = 0.5
+    """Of kind block: audio before a hop that is heard with it, and whose frames are not pooled (s)."""
     min_speech_s: Annotated[float, Field(ge=0)] = 0.5
     """A window with less speech is not scored (s)."""
     normalise: bool = False
-    """Zero mean and unit variance for each window, inside the model, as XLS-R was pre-trained."""
+    """Zero mean and unit variance for each window (or block), inside the model, as XLS-R was pre-trained."""
+
+    @property
+    def past_s(self) -> float:
+        """Audio before a window that its score hears (s)."""
+        return self.left_s if self.kind == "block" else 0.0
 
 
 class Data(Section):
@@ -285,16 +294,22 @@ class Recipe(Section):
             window_samples=round(window.window_s * window.rate_hz),
             hop_samples=round(window.hop_s * window.rate_hz),
         )
+        model = Model(kind="window")
+        files = [model.file]
+        if window.kind == "block":
+            left_samples = round(window.left_s * window.rate_hz)
+            model = Model(kind="block", output="sums", head="head.onnx", left_samples=left_samples)
+            files.append("head.onnx")
         return Manifest(
             format=FORMAT,
             name=self.name,
             created="",
             audio=audio,
-            model=Model(kind="window"),
+            model=model,
             calibration=Calibration(),
             decision=Decision(min_speech_s=window.min_speech_s),
             provenance={},
-            files={"model.onnx": FileEntry("", 0)},
+            files=dict.fromkeys(files, FileEntry("", 0)),
         )
 
 

@@ -16,15 +16,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, broadcast, set_seed
 
-from streamdet.audio import Samples
 from streamdet.errors import MissingError, StreamdetError, UsageError
-from streamdet.window import Run
 from streamdet_training import checkpoint, dev, durable, model, objectives, recipe, run
 from streamdet_training.average import in_place
 from streamdet_training.batches import batches
 from streamdet_training.calls import voices
 from streamdet_training.checkpoint import Check
 from streamdet_training.data import Clip, Split, load
+from streamdet_training.listener import Listener, listener
 from streamdet_training.model import Detector
 from streamdet_training.progress import Display
 from streamdet_training.recipe import Recipe
@@ -126,7 +125,7 @@ def train(
             if accelerator.is_main_process:
                 loss_before, speed = display.loss, display.speed
                 with in_place(state.weights, state.average.averages):
-                    found = dev.measure(heard_clips, how.draft(), _runner(detector, accelerator))
+                    found = dev.measure(heard_clips, how.draft(), _listener(detector, accelerator))
                     wall_s = before_s + time.monotonic() - began_s
                     history.append(Check(step, loss_before, *found, round(speed, 1), round(wall_s, 1)))
                     state.best.offer(history[-1].rank(how.train.select), state.weights)
@@ -172,16 +171,8 @@ def _batches(
         yield audio.to(accelerator.device), labels.to(accelerator.device)
 
 
-def _runner(detector: Detector, accelerator: Accelerator) -> Run:
-    """The detector as the daemon's windows want one."""
-    detector.eval()
-
-    def run_detector(audio: Samples) -> Samples:
-        with torch.inference_mode(), accelerator.autocast():
-            scores: torch.Tensor = detector(torch.from_numpy(audio).to(accelerator.device))
-            return scores.float().cpu().numpy()
-
-    return run_detector
+def _listener(detector: Detector, accelerator: Accelerator) -> Listener:
+    return listener(detector, accelerator.device, accelerator.autocast)
 
 
 def _refuse_no_number(step: int, rate: float, loss: torch.Tensor, length: torch.Tensor | None) -> None:
@@ -222,8 +213,8 @@ def _finish(
     saved: dict[str, Any] = {"steps": state.best.steps, "dev_eer": best.dev_eer, "dev_min_cllr": best.dev_min_cllr}
     if len(state.best.steps) > 1:  # a mean is a model that no check has met
         with in_place(state.weights, state.best.mean()):
-            run_detector = _runner(state.detector, state.accelerator)
-            saved["dev_eer"], saved["dev_min_cllr"] = dev.measure(heard_clips, how.draft(), run_detector)
+            heard = _listener(state.detector, state.accelerator)
+            saved["dev_eer"], saved["dev_min_cllr"] = dev.measure(heard_clips, how.draft(), heard)
     found = {
         "recipe": how.name,
         "mode": how.mode,
