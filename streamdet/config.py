@@ -75,14 +75,18 @@ class Pcm(Section):
 class Scoring(Section):
     """How windows are scored."""
 
-    provider: Literal["auto", "cpu", "cuda"] = "auto"
-    """cuda refuses to start without one; auto means cuda where there is an NVIDIA device, else cpu."""
+    provider: Literal["auto", "cpu", "cuda", "tensorrt"] = "auto"
+    """cuda and tensorrt refuse to start without; auto means cuda where there is an NVIDIA device, else cpu."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
-    """Threads of one run on the CPU; 0 is one a core."""
+    """Threads that run the model on the CPU; 0 is one a core."""
     batch_max: Annotated[int, Field(ge=1, le=256)] = 16
     """Most windows in one run. Larger batches suit a GPU; on a CPU they only add lag."""
     min_window_s: Annotated[float, Field(ge=0.5, le=60)] = 1.0
     """Audio a track must have before its first window (s); it is repeated to fill one."""
+    cuda_graphs: bool = False
+    """cuda replays each batch size as one launch; refuses a model of which a part computes on the CPU."""
+    cache: Path | None = None
+    """Folder for the engines that TensorRT builds; without one, the service's CacheDirectory or the user's cache."""
 
 
 class Streams(Section):

@@ -1,7 +1,6 @@
-"""The daemon: wiring, the scoring pump, signals, and an ordered start and end.
+"""The daemon: wiring, signals, and an ordered start and end.
 
-One event loop owns all state. One thread runs the model: it gets windows and gives scores, and while it works the next
-batch becomes due.
+One event loop owns all state. The threads of the pump make windows ready and run the model.
 """
 
 import asyncio
@@ -9,9 +8,8 @@ import logging
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import uvloop
 import zmq
@@ -25,13 +23,12 @@ from streamdet.ingest.zeromq import AudioSocket
 from streamdet.metrics import HttpServer, Metrics
 from streamdet.notify import notify, watchdog_interval_s
 from streamdet.publish import Publisher
+from streamdet.pump import Pump
 from streamdet.records import AudioFormat, Event, Verdict
 from streamdet.scorer import Scorer
 from streamdet.sockets import check_endpoints
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 TICK_S: Final = 1.0
 
@@ -46,10 +43,7 @@ class Daemon:
         self.addresses: Final[dict[str, str]] = {}
         """Where it listens, by endpoint, with the ports that `:0` became."""
         self._stopping: Final = asyncio.Event()
-        self._due: Final = asyncio.Event()
         self._failure: BaseException | None = None
-        self._busy_since_s: float | None = None
-        """Since when the scoring thread has had its batch."""
 
     async def serve(self, on_ready: Callable[[], None] = lambda: None) -> None:
         """Start, run until `stop`, drain.
@@ -90,12 +84,12 @@ class Daemon:
         if config.endpoints.http:
             http = HttpServer(config.endpoints.http, self._metrics, lambda: self.ready)
             self.addresses["http"] = (await stack.enter_async_context(http)).address
-        self._thread = stack.enter_context(ThreadPoolExecutor(1, "scoring"))
-        self._scorer = await self._in_thread(self._load, loaded)
+        scorer = await asyncio.to_thread(self._load, loaded)
+        self._pump = stack.enter_context(Pump(scorer, self.config.scoring.batch_max, self._metrics.scored))
         self.engine = self._engine(loaded)
         control = await stack.enter_async_context(Control(config.endpoints.control, self.engine, self._publisher))
         self.addresses.update(verdicts=self._publisher.address, control=control.address)
-        await stack.enter_async_context(self._background("scoring", self._pump()))
+        await stack.enter_async_context(self._background("scoring", self._pump.run(self.engine)))
         await stack.enter_async_context(self._background("ticking", self._tick()))
         stack.push_async_callback(self._drain)
         await self._listen(stack)
@@ -112,7 +106,7 @@ class Daemon:
 
     def _load(self, loaded: bundle.Bundle) -> Scorer:
         scoring = self.config.scoring
-        scorer = Scorer(loaded, provider=scoring.provider, threads=scoring.threads, batch_max=scoring.batch_max)
+        scorer = Scorer.of(loaded, scoring)
         taken_ms = scorer.warm_up()
         shown = ", ".join(f"{size}: {ms:.0f} ms" for size, ms in taken_ms.items())
         self._metrics.loaded(loaded.manifest.model_id, scorer.provider)
@@ -128,27 +122,14 @@ class Daemon:
             idle_timeout_s=config.streams.idle_timeout_s,
             max_streams=config.streams.max_streams,
             min_window_s=config.scoring.min_window_s,
-            wake=self._due.set,
+            wake=self._pump.wake,
         )
 
     def _emit(self, record: Verdict | Event) -> None:
         self._metrics.observe(record)
         self._publisher.publish(record)
 
-    # -- the pump ----------------------------------------------------------------------------------------------------
-
-    async def _pump(self) -> None:
-        """Hand batches to the scoring thread, one after the other, as long as any window is due."""
-        while True:
-            await self._due.wait()
-            self._due.clear()
-            while jobs := self.engine.take(self.config.scoring.batch_max):
-                self._busy_since_s = time.monotonic()
-                scores = await self._in_thread(self._scorer.score, [job.window for job in jobs])
-                now_s = time.monotonic()
-                self._metrics.scored(len(jobs), now_s - self._busy_since_s)
-                self._busy_since_s = None
-                self.engine.settle(jobs, scores, now_s)
+    # -- once a second -----------------------------------------------------------------------------------------------
 
     async def _tick(self) -> None:
         """Once a second: idle closes, the heartbeat, and what systemd wants to hear."""
@@ -166,8 +147,9 @@ class Daemon:
             await asyncio.sleep(TICK_S)
 
     def _stuck(self, limit_s: float) -> bool:
-        """Whether one batch has kept the scoring thread for longer than systemd's patience."""
-        return self._busy_since_s is not None and time.monotonic() - self._busy_since_s > limit_s
+        """Whether something has kept a thread of the pump for longer than systemd's patience."""
+        since_s = self._pump.busy_since_s
+        return since_s is not None and time.monotonic() - since_s > limit_s
 
     async def _drain(self) -> None:
         """End every stream and wait for the last verdicts, but not for ever."""
@@ -180,10 +162,7 @@ class Daemon:
                 return
             await asyncio.sleep(0.01)
 
-    # -- tasks and threads -------------------------------------------------------------------------------------------
-
-    async def _in_thread(self, call: Callable[..., T], *args: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, call, *args)
+    # -- tasks -------------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
     async def _background(self, name: str, work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:

@@ -254,13 +254,17 @@ class Engine:
 
     # -- windows ----------------------------------------------------------------------------------------------------
 
-    def take(self, limit: int) -> list[Job]:
-        """Hand out the next batch: at most `limit` windows, one a track, the longest waiting first.
+    def take(self, limit: int, *, reserve: bool = True) -> list[Job]:
+        """Hand out the next batch, or a part of it: at most `limit` windows, one a track, the longest waiting first.
 
         Live windows go first; lossless ones get the places left over and at least one, so that neither starves.
+
+        Args:
+            limit: places.
+            reserve: False where the batch has a lossless window already.
         """
-        reserved = 1 if self._lossless else 0
-        if limit == 1 and self._live and self._lossless:
+        reserved = 1 if self._lossless and reserve else 0
+        if reserved and limit == 1 and self._live:
             # One place for two lines: they take turns.
             self._lossless_next = not self._lossless_next
             reserved = int(self._lossless_next)

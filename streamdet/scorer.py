@@ -4,50 +4,56 @@ A scorer is built from bytes that were hashed, runs on the provider that was ask
 batch size it will ever use before it is called ready.
 """
 
-import logging
 import os
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, Literal
+from queue import SimpleQueue
+from typing import Final, Self
 
 import numpy as np
 import onnxruntime as ort
 
+from streamdet import providers
 from streamdet.audio import Samples
 from streamdet.bundle import Bundle
+from streamdet.config import Scoring
 from streamdet.errors import BundleError, ConfigError
 from streamdet.head import Head
+from streamdet.providers import Provider
 from streamdet.records import Score, Window
 from streamdet.window import score_windows
 
-log = logging.getLogger(__name__)
-
-Provider = Literal["auto", "cpu", "cuda"]
-
-# A batch is padded up to the next of these. Powers of two: at most half of a run is padding, and few shapes to warm.
+# Windows in one run. Powers of two: few shapes to warm, and any number of windows is the sum of a few.
 BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-
-_NVIDIA_DEVICE: Final = Path("/dev/nvidiactl")
-_CUDA_OPTIONS: Final = {
-    # The default, EXHAUSTIVE, benchmarks every convolution at first sight: seconds for each new shape.
-    "cudnn_conv_algo_search": "HEURISTIC",
-    # The default doubles the arena each time it grows.
-    "arena_extend_strategy": "kSameAsRequested",
-}
+# On a card: one batch runs while the next one is copied there.
+ON_CARD: Final = 2
 
 
 class Scorer:
-    """One onnxruntime session. `score` is called from one thread at a time."""
+    """One onnxruntime session. `run` and `score` may be called from `runs` threads at once."""
 
-    def __init__(self, bundle: Bundle, *, provider: Provider = "auto", threads: int = 0, batch_max: int = 16) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        provider: Provider = "auto",
+        threads: int = 0,
+        batch_max: int = 16,
+        cache: Path | None = None,
+        cuda_graphs: bool = False,
+    ) -> None:
         """Load a bundle.
 
         Args:
             bundle: its files are verified here.
-            provider: `cuda` refuses to fall back; `auto` is `cuda` on a machine with an NVIDIA device, else `cpu`.
-            threads: of one run on the CPU; 0 = one a core that this process may use.
+            provider: `cuda` and `tensorrt` refuse to fall back; `auto` is `cuda` where there is an NVIDIA device, else
+                `cpu`.
+            threads: that run the model on the CPU; 0 = one a core that this process may use.
             batch_max: most windows in one run.
+            cache: folder for what TensorRT builds; None = the service's or the user's.
+            cuda_graphs: replay each bucket's run as one launch.
 
         Raises:
             BundleError: the files are not what the manifest says, or the model is not.
@@ -57,24 +63,38 @@ class Scorer:
         # Dynamic int8 takes one activation scale over a whole batch: calls would change each other's scores.
         most = 1 if bundle.manifest.model.precision == "int8" else batch_max
         self.buckets: Final = (*(size for size in BUCKETS if size < most), most)
-        wanted = _wanted_provider(provider)
-        self._session: Final = _session(bundle, wanted, threads or len(os.sched_getaffinity(0)))
+        name = providers.wanted(provider)
+        threads = threads or len(os.sched_getaffinity(0))
+        self._session: Final = open_session(bundle, name, threads, batch_max=most, cache=cache, cuda_graphs=cuda_graphs)
         self.provider: Final[str] = self._session.get_providers()[0]
         """What it runs on, in onnxruntime's words."""
-        if self.provider != wanted:
+        if self.provider != name:
             # onnxruntime falls back without an error: a GPU box would score on its CPU and be late for ever.
-            raise ConfigError.of(
-                "scoring.provider", provider, f"{wanted}, but onnxruntime fell back to {self.provider}"
-            )
+            raise ConfigError.of("scoring.provider", provider, f"{name}, but onnxruntime fell back to {self.provider}")
         self._check_shapes()
+        self._card: Final = Card(self._session, bundle, self.buckets) if providers.on_card(name) else None
+        self.runs: Final = ON_CARD if self._card else threads
+        """Runs that go at once."""
         self.head: Final = Head(bundle) if bundle.manifest.blocks else None
         """Of a block model: what merges the sums of blocks, which `run` gives, into scores."""
+
+    @classmethod
+    def of(cls, bundle: Bundle, scoring: Scoring) -> Self:
+        """Load a bundle as the settings say."""
+        return cls(
+            bundle,
+            provider=scoring.provider,
+            threads=scoring.threads,
+            batch_max=scoring.batch_max,
+            cache=scoring.cache,
+            cuda_graphs=scoring.cuda_graphs,
+        )
 
     def warm_up(self) -> dict[int, float]:
         """Run every bucket twice, so that no call ever waits for a first time.
 
         Returns:
-            bucket -> milliseconds of its second run.
+            bucket -> milliseconds of its last run.
 
         Raises:
             BundleError: the model gives something else than one score a window, or sums a block.
@@ -83,7 +103,7 @@ class Scorer:
         row = (self.head.sums,) if self.head else ()
         for size in self.buckets:
             silence = np.zeros((size, self.manifest.input_samples), np.float32)
-            for _ in range(2):
+            for _ in range(2 * (ON_CARD if self._card else 1)):  # a card has two places for each
                 began_s = time.perf_counter()
                 if (shape := self.run(silence).shape) != (size, *row):
                     wanted = "the sums of each block" if row else "one score a window"
@@ -93,31 +113,34 @@ class Scorer:
             self.head.warm_up(self.buckets)
         return taken_ms
 
-    def run(self, audio: Samples) -> Samples:
+    def run(self, *parts: Samples) -> Samples:
         """Run the model on ready windows, or blocks.
 
         Args:
-            audio: float32 `(B, input_samples)` in [-1, 1] at the bundle's rate; any B.
+            parts: float32 `(B, input_samples)` in [-1, 1] at the bundle's rate, one after the other; any B.
 
         Returns:
-            raw CM scores `(B,)`, higher = more bona fide; of a block model, pooling sums `(B, S)`.
+            raw CM scores of all `(B,)`, higher = more bona fide; of a block model, pooling sums `(B, S)`.
         """
-        most = self.buckets[-1]
-        parts = [self._run_bucket(audio[at : at + most]) for at in range(0, audio.shape[0], most)]
-        return np.concatenate(parts) if parts else np.empty(0, np.float32)
+        audio = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        scores, at = [], 0
+        while at < audio.shape[0]:
+            # Never a row of padding: a CPU would pay for it as for any other.
+            size = max(bucket for bucket in self.buckets if bucket <= audio.shape[0] - at)
+            scores.append(self._run(audio[at : at + size]))
+            at += size
+        return np.concatenate(scores) if scores else np.empty(0, np.float32)
 
     def score(self, windows: Sequence[Window]) -> list[Score]:
         """Score the bytes of windows with this session."""
         return score_windows(windows, self.manifest, self.run, self.head)
 
-    def _run_bucket(self, audio: Samples) -> Samples:
-        count = audio.shape[0]
-        bucket = next(size for size in self.buckets if size >= count)
-        if bucket > count:
-            audio = np.pad(audio, ((0, bucket - count), (0, 0)))
+    def _run(self, audio: Samples) -> Samples:
+        if self._card is not None:
+            return self._card.run(audio)
         model = self.manifest.model
         scores: Samples = self._session.run([model.output], {model.input: audio})[0]
-        return scores[:count]
+        return scores
 
     def _check_shapes(self) -> None:
         """Refuse a model that is not what its manifest says."""
@@ -134,29 +157,117 @@ class Scorer:
             raise BundleError.of("model input shape", shape, f"a dynamic batch of {wanted} samples")
 
 
-def _wanted_provider(provider: Provider) -> str:
-    if provider == "cpu" or (provider == "auto" and not _NVIDIA_DEVICE.exists()):
-        return "CPUExecutionProvider"
-    return "CUDAExecutionProvider"
+class Place:
+    """Buffers of one batch size with fixed addresses, and the binding of the model's input and output to them."""
+
+    def __init__(self, session: ort.InferenceSession, bundle: Bundle, size: int, number: int) -> None:
+        """Allocate.
+
+        Args:
+            session: on any provider.
+            bundle: whose model it runs.
+            size: rows.
+            number: tells this place from every other of the session; CUDA graphs are kept by it.
+        """
+        model = bundle.manifest.model
+        kind = "cuda" if providers.on_card(session.get_providers()[0]) else "cpu"
+        shape = (size, bundle.manifest.input_samples)
+        self._session: Final = session
+        self._host: Final = _host_memory(session, shape)
+        self._input: Final = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, kind)
+        (output,) = [node for node in session.get_outputs() if node.name == model.output]
+        self._output: Final = ort.OrtValue.ortvalue_from_shape_and_type((size, *output.shape[1:]), np.float32, kind)
+        self._binding: Final = session.io_binding()
+        self._binding.bind_ortvalue_input(model.input, self._input)
+        self._binding.bind_ortvalue_output(model.output, self._output)
+        self._options: Final = ort.RunOptions()
+        self._options.add_run_config_entry("gpu_graph_id", str(number))
+
+    def load(self, audio: Samples) -> None:
+        """Copy rows `(size, T)` to where the model reads them."""
+        np.copyto(self._host.numpy(), audio)
+        self._input.update_inplace(self._host)
+
+    def run(self) -> Samples:
+        """Run on what was loaded."""
+        self._session.run_with_iobinding(self._binding, self._options)
+        scores: Samples = self._binding.copy_outputs_to_cpu()[0]
+        return scores
 
 
-def _session(bundle: Bundle, provider: str, threads: int) -> ort.InferenceSession:
-    contents = bundle.read_verified(*(name for name in bundle.manifest.files if name != bundle.manifest.model.head))
-    model = contents.pop(bundle.manifest.model.file)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # warnings about CPU placement of shape nodes are no news to anybody
+class Card:
+    """A session on a GPU: one thread runs it, and the next batch is loaded meanwhile."""
+
+    def __init__(self, session: ort.InferenceSession, bundle: Bundle, buckets: Sequence[int]) -> None:
+        """Allocate the buffers of every bucket, twice."""
+        # A CUDA graph belongs to the thread that captured it, and onnxruntime wants all runs from that one.
+        self._thread: Final = ThreadPoolExecutor(1, "card")
+        self._free: Final[dict[int, SimpleQueue[Place]]] = {size: SimpleQueue() for size in buckets}
+        sizes = [size for size in buckets for _ in range(ON_CARD)]
+        for number, size in enumerate(sizes, 1):
+            self._free[size].put(Place(session, bundle, size, number))
+
+    def run(self, audio: Samples) -> Samples:
+        """Score `(B, T)`, B a bucket; from at most `ON_CARD` threads at once."""
+        places = self._free[audio.shape[0]]
+        place = places.get()
+        try:
+            place.load(audio)
+            return self._thread.submit(place.run).result()
+        finally:
+            places.put(place)
+
+
+def open_session(
+    bundle: Bundle,
+    name: str,
+    threads: int,
+    *,
+    batch_max: int = 1,
+    cache: Path | None = None,
+    cuda_graphs: bool = False,
+) -> ort.InferenceSession:
+    """Open a session on the provider `name` as a scorer does.
+
+    Raises:
+        BundleError: a file differs from the manifest, or the model does not load.
+    """
+    manifest = bundle.manifest
+    contents = bundle.read_verified(*(file for file in manifest.files if file != manifest.model.head))
+    model = contents.pop(manifest.model.file)
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = threads
+    settings.log_severity_level = 3  # warnings about CPU placement of shape nodes are no news to anybody
     # A spinning pool takes whole cores from the calls' own work between runs: 103 % against 4 % of a CPU, measured.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if contents:
         # External data must come from the bytes that were hashed too, not from the disk a second time.
         names, buffers = list(contents), list(contents.values())
-        options.add_external_initializers_from_files_in_memory(names, buffers, [len(part) for part in buffers])
-    providers: list[Any] = [(provider, _CUDA_OPTIONS) if provider.startswith("CUDA") else provider]
-    if provider != "CPUExecutionProvider":
-        providers.append("CPUExecutionProvider")  # a dynamic batch leaves a few shape nodes that belong there
+        settings.add_external_initializers_from_files_in_memory(names, buffers, [len(part) for part in buffers])
+    engines = providers.engine_folder(cache, manifest.files[manifest.model.file].sha256, ort.__version__)
+    if name == providers.TENSORRT:
+        engines.mkdir(parents=True, exist_ok=True)
+    row = manifest.model.input, manifest.input_samples
+    order = providers.options(
+        name,
+        precision=manifest.model.precision,
+        row=row,
+        batch_max=batch_max,
+        engines=engines,
+        graphs=cuda_graphs,
+    )
     try:
-        return ort.InferenceSession(model, options, providers=providers)
+        return ort.InferenceSession(model, settings, providers=order)
     except Exception as error:  # onnxruntime raises a class of its own for each status code, with no common base
         first_line = str(error).strip().partition("\n")[0]
-        raise BundleError.of("model", bundle.manifest.model.file, f"a model that loads ({first_line})") from error
+        raise BundleError.of("model", manifest.model.file, f"a model that loads ({first_line})") from error
+
+
+def _host_memory(session: ort.InferenceSession, shape: tuple[int, int]) -> ort.OrtValue:
+    """Memory of this machine that the provider's card can read by itself (pinned), or plain where it has none."""
+    for device in ort.get_ep_devices():
+        if device.ep_name == session.get_providers()[0]:
+            pinned = device.memory_info(ort.OrtDeviceMemoryType.HOST_ACCESSIBLE)
+            if pinned is not None:
+                return ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, memory_info=pinned)
+    return ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32)

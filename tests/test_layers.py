@@ -40,9 +40,9 @@ CORE = {
 }
 LAYERS = {
     "core": {"", *CORE},
-    "engine": {"engine", "scorer", "head", "replay"},
+    "engine": {"engine", "providers", "scorer", "head", "replay"},
     "edges": {"sockets", "ingest", "publish", "control", "metrics"},
-    "daemon": {"daemon", "notify"},
+    "daemon": {"daemon", "pump", "notify"},
     "bench": {"bench"},
     "cli": {"cli", "__main__"},
 }

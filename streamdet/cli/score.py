@@ -27,8 +27,7 @@ def score(
 
     settings = read_config(config, set_, bundle)
     loaded = bundles.load(settings.bundle.path or bundles.starter_path())
-    scoring = settings.scoring
-    scorer = Scorer(loaded, provider=scoring.provider, threads=scoring.threads, batch_max=scoring.batch_max)
+    scorer = Scorer.of(loaded, settings.scoring)
     failed: StreamdetError | None = None
     for file in files:
         try:

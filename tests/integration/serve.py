@@ -1,21 +1,20 @@
-"""Serve from a config file until a signal: `serve.py CONFIG [SECONDS]`, where SECONDS slow each batch down."""
+"""Serve from a config file until a signal: `serve.py CONFIG [SECONDS]`, where SECONDS slow each window down."""
 
 import sys
 import time
 from pathlib import Path
 
-from streamdet import config, daemon
-from streamdet.scorer import Scorer
+from streamdet import config, daemon, pump
 
 
 def slow_down(seconds: float) -> None:
-    score = Scorer.score
+    make_ready = pump.make_ready
 
-    def slowly(self, windows):
+    def slowly(windows, manifest):
         time.sleep(seconds)
-        return score(self, windows)
+        return make_ready(windows, manifest)
 
-    Scorer.score = slowly
+    pump.make_ready = slowly
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import pytest
 import soundfile
 import zmq
 
+from streamdet import pump
 from streamdet.audio import encode
 from streamdet.errors import ConfigError, UnreachableError
 from streamdet.records import AudioFormat, Event, Heartbeat, Verdict
@@ -398,7 +399,7 @@ def test_http_tells_that_it_lives_and_is_ready(serve, tiny_bundle):
     assert running.metric(f'streamdet_model_info{{model="{model}",provider="CPUExecutionProvider"}}') == 1
 
 
-def test_metrics_count_what_came_and_what_was_said(serve, meet):
+def test_metrics_count_what_came_and_what_was_said(serve, meet, babble):
     running = serve()
     client = meet(running.addresses)
     before = running.metric('streamdet_events_total{type="open"}')
@@ -410,6 +411,9 @@ def test_metrics_count_what_came_and_what_was_said(serve, meet):
     assert running.metric("streamdet_windows_gated_total") == 1
     assert running.metric('streamdet_events_total{type="open"}') == before + 1
     assert running.metric("streamdet_lag_seconds_count") == running.metric("streamdet_transit_seconds_count") == 1
+    assert running.metric("streamdet_batch_windows_sum") == 0  # a gated window costs no run
+    client.send(encode(speech(1, babble), "s16le"))
+    client.verdict(2.0)
     assert running.metric("streamdet_batch_windows_sum") == 1
 
 
@@ -430,8 +434,8 @@ def test_it_lives_but_is_not_ready_while_the_model_warms_up(make, monkeypatch):
 
 
 def test_it_is_not_ready_while_it_drains(serve, meet, monkeypatch):
-    scored, score = threading.Event(), Scorer.score
-    monkeypatch.setattr(Scorer, "score", lambda self, windows: scored.wait(PATIENCE_S) and score(self, windows))
+    going, make_ready = threading.Event(), pump.make_ready
+    monkeypatch.setattr(pump, "make_ready", lambda *args: going.wait(PATIENCE_S) and make_ready(*args))
     running = serve()
     client = meet(running.addresses)
     try:
@@ -441,7 +445,7 @@ def test_it_is_not_ready_while_it_drains(serve, meet, monkeypatch):
         wait_for(lambda: running.http("/readyz")[0] == 503)
         assert running.http("/livez")[0] == 200
     finally:
-        scored.set()
+        going.set()
     assert client.event("close").detail["reason"] == "drain"
     assert client.llrs() == {1.0: None}
 

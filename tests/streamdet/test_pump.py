@@ -1,0 +1,277 @@
+"""The pump: one batch is made ready while another runs, and nothing else changes because of it."""
+
+import asyncio
+import functools
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from streamdet import pump as pumps
+from streamdet.audio import encode
+from streamdet.engine import Engine
+from streamdet.errors import StreamdetError
+from streamdet.pump import TOGETHER, Pump
+from streamdet.records import AudioFormat, Frame, Verdict
+from streamdet.scorer import Scorer
+
+RATE_HZ = 8000
+S16 = AudioFormat(RATE_HZ, "s16le")
+PATIENCE_S = 30.0
+
+
+def in_a_loop(test):
+    """Run an async test."""
+
+    @functools.wraps(test)
+    def run(*args, **fixtures):
+        asyncio.run(test(*args, **fixtures))
+
+    return run
+
+
+class Slow:
+    """A scorer whose runs wait for `go`; its score is the mean of a window."""
+
+    def __init__(self, manifest, buckets: tuple[int, ...], runs: int = 1) -> None:
+        self.manifest = manifest
+        self.buckets, self.runs, self.head = buckets, runs, None
+        self.began: list[int] = []
+        self.go = threading.Semaphore(0)
+        self.result: Callable[[np.ndarray], np.ndarray] = lambda audio: audio.mean(axis=1)
+
+    def run(self, *parts: np.ndarray) -> np.ndarray:
+        self.began.append(sum(map(len, parts)))
+        assert self.go.acquire(timeout=PATIENCE_S)
+        return self.result(np.concatenate(parts))
+
+
+class Line:
+    """A pump, its engine, and what they said."""
+
+    def __init__(self, scorer: Slow | Scorer, batch_max: int = 16) -> None:
+        self.said: list[object] = []
+        self.runs: list[int] = []
+        self.scorer = scorer
+        self.pump = Pump(scorer, batch_max, lambda windows, _: self.runs.append(windows))
+        self.engine = Engine(scorer.manifest, self.said.append, wake=self.pump.wake)
+        self._sent: dict[str, int] = {}
+
+    async def __aenter__(self) -> "Line":
+        self.pump.__enter__()
+        self.running = asyncio.ensure_future(self.pump.run(self.engine))
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.running.cancel()
+        await asyncio.wait([self.running])
+        if isinstance(self.scorer, Slow):
+            self.scorer.go.release(1000)  # a thread may still wait
+        self.pump.__exit__()
+
+    def hear(self, stream: str, second: bytes) -> None:
+        at = self._sent.get(stream, 0)
+        self._sent[stream] = at + RATE_HZ
+        self.engine.feed(Frame(stream, S16, second, start=at), 0.0)
+
+    def verdicts(self, stream: str | None = None) -> list[Verdict]:
+        return [it for it in self.said if isinstance(it, Verdict) and stream in (None, it.stream)]
+
+    async def until(self, what: Callable[[], bool]) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while not what():
+                assert not self.running.done(), self.running
+                await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+def made(monkeypatch) -> list[int]:
+    """Ends of the windows that were made ready (s)."""
+    found: list[int] = []
+    make_ready = pumps.make_ready
+
+    def noted(windows, manifest):
+        ready = make_ready(windows, manifest)
+        found.extend(window.end_sample // RATE_HZ for window in windows)
+        return ready
+
+    monkeypatch.setattr(pumps, "make_ready", noted)
+    return found
+
+
+@pytest.fixture
+def slow(tiny_bundle):
+    """Makes slow scorers."""
+    return functools.partial(Slow, tiny_bundle.manifest)
+
+
+@pytest.fixture
+def talk(babble) -> bytes:
+    return encode(babble[:RATE_HZ], "s16le")
+
+
+@in_a_loop
+async def test_the_next_batch_is_made_ready_while_one_runs(slow, talk, made):
+    async with Line(slow((1, 2, 4))) as line:
+        line.hear("a", talk)
+        await line.until(lambda: line.scorer.began == [1])
+        line.hear("b", talk)
+        await line.until(lambda: made == [1, 1])
+        assert line.verdicts() == []
+        line.scorer.go.release(2)
+        await line.until(lambda: len(line.verdicts()) == 2)
+
+
+@in_a_loop
+async def test_what_comes_while_one_runs_rides_together_and_fills_buckets(slow, talk, made):
+    async with Line(slow((1, 2, 4))) as line:
+        line.hear("first", talk)
+        await line.until(lambda: line.scorer.began == [1])
+        for name in "abc":
+            line.hear(name, talk)
+        await line.until(lambda: len(made) == 4)
+        line.scorer.go.release(3)
+        await line.until(lambda: len(line.verdicts()) == 4)
+        assert line.runs == [1, 2, 1]
+        assert [it.stream for it in line.verdicts()] == ["first", "a", "b", "c"]
+
+
+@in_a_loop
+async def test_a_track_has_one_window_on_its_way_and_its_verdicts_come_in_order(slow, talk):
+    async with Line(slow((1, 2, 4), runs=2)) as line:
+        line.hear("a", talk)
+        await line.until(lambda: line.scorer.began == [1])
+        for _ in range(3):
+            line.hear("a", talk)
+        await asyncio.sleep(0.05)
+        assert line.scorer.began == [1]
+        line.scorer.go.release(2)
+        await line.until(lambda: len(line.verdicts()) == 2)
+        assert [(it.seq, it.end_s, it.skipped) for it in line.verdicts()] == [(0, 1.0, 0), (1, 4.0, 2)]
+
+
+@in_a_loop
+async def test_as_many_runs_go_at_once_as_the_scorer_takes(slow, talk):
+    async with Line(slow((1,), runs=2)) as line:
+        for name in "abc":
+            line.hear(name, talk)
+        await line.until(lambda: line.scorer.began == [1, 1])
+        await asyncio.sleep(0.05)
+        assert line.scorer.began == [1, 1]
+        line.scorer.go.release(3)
+        await line.until(lambda: len(line.verdicts()) == 3)
+
+
+@in_a_loop
+async def test_what_waits_is_at_most_one_batch(slow, talk, made):
+    """The rest stay with their tracks, where newer windows take their places."""
+    async with Line(slow((1, 2))) as line:
+        for number in range(9):
+            line.hear(f"t{number}", talk)
+        await line.until(lambda: len(made) == 4)
+        await asyncio.sleep(0.05)
+        assert (line.scorer.began, len(made)) == ([2], 4)
+        line.hear("t8", talk)
+        line.scorer.go.release(9)
+        await line.until(lambda: len(line.verdicts()) == 9)
+        assert [(it.end_s, it.skipped) for it in line.verdicts("t8")] == [(2.0, 1)]
+
+
+@in_a_loop
+async def test_a_silent_window_waits_for_no_run(slow, talk):
+    async with Line(slow((1, 2, 4))) as line:
+        line.hear("a", talk)
+        await line.until(lambda: line.scorer.began == [1])
+        line.hear("silent", bytes(2 * RATE_HZ))
+        await line.until(lambda: len(line.verdicts("silent")) == 1)
+        assert line.verdicts("silent")[0].llr is None
+        assert line.scorer.began == [1]
+
+
+@pytest.mark.parametrize("kind", ["tiny_bundle", "block_bundle"])
+@in_a_loop
+async def test_scores_go_to_the_windows_they_belong_to(request, kind, babble):
+    """Loudness is the toys' score: a wall of calls, each of its own loudness, some silent."""
+    seconds = {f"t{n}": encode(babble[:RATE_HZ] * n / 20, "s16le") for n in range(20)}
+    scorer = Scorer(request.getfixturevalue(kind), provider="cpu", threads=2, batch_max=4)
+    async with Line(scorer, 4) as line:
+        for _ in range(3):
+            had = len(line.verdicts())
+            for name, second in seconds.items():
+                line.hear(name, second)
+            await line.until(lambda had=had: len(line.verdicts()) == had + 20)
+    alone = Line(scorer)
+    for _ in range(3):
+        for name, second in seconds.items():
+            alone.hear(name, second)
+            jobs = alone.engine.take(1)
+            alone.engine.settle(jobs, scorer.score([job.window for job in jobs]), 0.0)
+    for name in seconds:
+        assert [it.llr for it in line.verdicts(name)] == pytest.approx(
+            [it.llr for it in alone.verdicts(name)], abs=1e-5
+        )
+    assert len({it.llr for it in line.verdicts()}) > 10
+
+
+@in_a_loop
+async def test_a_file_gets_a_place_in_every_batch_and_only_one(slow, talk, made):
+    async with Line(slow((1, 2, 4, 8))) as line:
+        line.hear("first", talk)
+        await line.until(lambda: line.scorer.began == [1])
+        for number in range(3):
+            line.engine.open(f"file{number}", S16, 0.0, resume=lambda: None)
+            line.engine.feed(Frame(f"file{number}", S16, talk), 0.0, lossless=True)
+        for number in range(20):
+            line.hear(f"t{number}", talk)
+        assert TOGETHER < 8
+        await line.until(lambda: len(made) == 9)
+        line.scorer.go.release(2)
+        await line.until(lambda: len(line.verdicts()) == 9)
+        streams = [it.stream for it in line.verdicts()[1:]]
+        assert sum(name.startswith("file") for name in streams) == 1
+
+
+@in_a_loop
+async def test_what_keeps_a_thread_is_known_and_forgotten(slow, talk):
+    async with Line(slow((1,))) as line:
+        assert line.pump.busy_since_s is None
+        line.hear("a", talk)
+        await line.until(lambda: line.scorer.began == [1])
+        since_s = line.pump.busy_since_s
+        assert since_s is not None
+        line.hear("b", talk)  # what is younger does not hide it
+        await asyncio.sleep(0.05)
+        assert line.pump.busy_since_s == since_s
+        line.scorer.go.release(2)
+        await line.until(lambda: len(line.verdicts()) == 2)
+        assert line.pump.busy_since_s is None
+
+
+@pytest.mark.parametrize(
+    ("result", "error"),
+    [
+        (lambda audio: np.full(len(audio), np.nan, np.float32), StreamdetError),
+        (lambda audio: audio.size // 0, ZeroDivisionError),
+    ],
+)
+@in_a_loop
+async def test_what_breaks_ends_the_pump(slow, talk, result, error):
+    async with Line(slow((1,), runs=2)) as line:
+        line.scorer.result = result
+        line.scorer.go.release(1)
+        line.hear("a", talk)
+        with pytest.raises(error):
+            async with asyncio.timeout(PATIENCE_S):
+                await line.running
+        assert line.pump.busy_since_s is None
+
+
+@in_a_loop
+async def test_what_breaks_in_preparation_ends_the_pump_too(slow, talk, monkeypatch):
+    monkeypatch.setattr(pumps, "make_ready", lambda windows, _: len(windows) // 0)
+    async with Line(slow((1,))) as line:
+        line.hear("a", talk)
+        with pytest.raises(ZeroDivisionError):
+            async with asyncio.timeout(PATIENCE_S):
+                await line.running
