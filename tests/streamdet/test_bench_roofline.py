@@ -117,6 +117,15 @@ def test_a_row_holds_the_model_against_its_limit(layered_bundle, monkeypatch):
     assert "Conv" in row["time_in"]
 
 
+def test_of_a_block_model_a_hop_is_what_counts(block_bundle, monkeypatch):
+    monkeypatch.setattr(roofline, "SIDE_CPU", 32)
+    monkeypatch.setattr(roofline, "LEAST_S", 0.001)
+    (row,) = roofline.bench([block_bundle], provider=CPU, threads=1, batch=2, rounds=1)
+    frames = (8_000 + 16_000 - 1600) // 160 + 1  # of three features that hear 1600 samples; attention has 100 of them
+    assert row["kind"] == "block"
+    assert row["gflop_convolutions"] == pytest.approx((2 * frames * 3 * 1600 + 2 * 100 * 3) / 1e9)
+
+
 def test_a_bench_of_the_starter_is_json_and_a_plot(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(roofline, "SIDE_CPU", 32)
     monkeypatch.setattr(roofline, "LEAST_S", 0.001)
