@@ -31,6 +31,7 @@ def peers(
         str, typer.Option(help="Without --run: xlsr-300m, a wav2vec2's config.json or a recipe; random weights.")
     ] = "xlsr-300m",
     layers: Annotated[int, typer.Option(min=0, help="Of that, transformer layers from below; 0: all.")] = 6,
+    kind: Annotated[str, typer.Option(help="Of that bundle: window or block.")] = "window",
     precision: Annotated[str, typer.Option(help="Of that bundle: fp32, fp16 or int8.")] = "fp32",
     keep: Annotated[Path | None, typer.Option(help="Folder for the run and bundle with random weights.")] = None,
     ways: Annotated[str, typer.Option(help="Any of eager, batched, whole, call and calls.")] = "all",
@@ -60,7 +61,7 @@ def peers(
     settle()
     with tempfile.TemporaryDirectory() as folder:
         if run is None or bundle is None:
-            run, bundle = random_weights(config, layers, precision, keep or Path(folder))
+            run, bundle = random_weights(config, layers, kind, precision, keep or Path(folder))
         ask = Ask(
             run=str(run),
             bundle=str(bundle),
@@ -79,13 +80,13 @@ def peers(
         report.write(found, out, lambda figure: draw(figure, rows))
 
 
-def random_weights(config: str, layers: int, precision: str, folder: Path) -> tuple[Path, Path]:
+def random_weights(config: str, layers: int, kind: str, precision: str, folder: Path) -> tuple[Path, Path]:
     """Make a run and a bundle with the same random weights."""
     from streamdet_export import untrained
     from streamdet_export.graph import PRECISIONS
 
-    how = untrained.recipe_of(config, layers)
-    made = untrained.make(how, folder, one_of("--precision", precision, PRECISIONS))
+    how = untrained.recipe_of(config, layers, one_of("--kind", kind, ("window", "block")))
+    (made,) = untrained.make(how, folder, [one_of("--precision", precision, PRECISIONS)])
     return folder / untrained.RUN, made.path
 
 

@@ -1,8 +1,13 @@
-"""A run and its bundle with random weights: speed, memory and agreement do not depend on what was learnt."""
+"""A run and its bundles with random weights: speed, memory and agreement do not depend on what was learnt.
 
+python -m streamdet_export.untrained CONFIG OUT [--layers N] [--kind window|block] PRECISION...
+"""
+
+import argparse
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 import torch
@@ -11,21 +16,24 @@ from transformers import Wav2Vec2Config
 from streamdet import bundle
 from streamdet.bundle import Bundle
 from streamdet.errors import UsageError
-from streamdet_export.graph import MODEL, Precision, to_onnx
+from streamdet_export.graph import MODEL, PRECISIONS, Precision, to_onnx
 from streamdet_training import model, recipe, run
 from streamdet_training.backbones import shape
+from streamdet_training.model import Detector
 from streamdet_training.recipe import Backbone, Recipe, Window
 
 RUN: Final = "run"
-BUNDLE: Final = "bundle"
+
+Kind = Literal["window", "block"]
 
 
-def recipe_of(config: str, layers: int = 0) -> Recipe:
+def recipe_of(config: str, layers: int = 0, kind: Kind | None = None) -> Recipe:
     """Return a recipe that begins with random weights.
 
     Args:
         config: a name of `backbones.SHAPES`, a wav2vec2's config.json, or a recipe with a `backbone.config`.
         layers: of the transformer, from below; 0 for all.
+        kind: of the bundle; None leaves what the recipe says, which is a windowed one for a config.
 
     Raises:
         UsageError: it is a recipe whose weights come from elsewhere.
@@ -42,20 +50,45 @@ def recipe_of(config: str, layers: int = 0) -> Recipe:
         name = config if "/" not in config and "." not in config else Path(config).stem
         found = Recipe(name=name, backbone=Backbone(config=fields), window=Window(normalise=True))
     backbone = found.backbone.model_copy(update={"layers": layers or found.backbone.layers})
-    return found.model_copy(update={"mode": "full", "backbone": backbone})
+    window = found.window.model_copy(update={"kind": kind or found.window.kind})
+    return found.model_copy(update={"mode": "full", "backbone": backbone, "window": window})
 
 
-def make(how: Recipe, out: Path, precision: Precision = "fp32", *, seed: int = 1) -> Bundle:
-    """Write a run (`out/run`) and its bundle (`out/bundle`); its LLRs are raw scores, nothing is calibrated."""
+def make(how: Recipe, out: Path, precisions: Sequence[Precision] = ("fp32",), *, seed: int = 1) -> list[Bundle]:
+    """Write a run (`out/run`) and a bundle of each precision (`out/fp32`, ...).
+
+    LLRs are raw scores: nothing is calibrated.
+    """
     torch.manual_seed(seed)
     detector = model.build(how).eval()
     run.begin(out / RUN, how, detector)
     run.save_weights(out / RUN, detector)
+    total = model.count(detector).total
+    return [_bundle(how, detector, out / precision, precision, total) for precision in precisions]
+
+
+def _bundle(how: Recipe, detector: Detector, out: Path, precision: Precision, total: int) -> Bundle:
     draft = how.draft()
     draft = msgspec.structs.replace(
         draft,
         created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         model=msgspec.structs.replace(draft.model, file=MODEL, precision=precision),
-        provenance={"base": "random", "total_parameters": model.count(detector).total},
+        provenance={"base": "random", "total_parameters": total},
     )
-    return bundle.save(out / BUNDLE, draft, to_onnx(detector, draft.audio.window_samples, precision))
+    return bundle.save(out, draft, to_onnx(detector, draft.audio.window_samples, precision))
+
+
+def main() -> None:
+    """Make what the command line asks for."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("config")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("precisions", nargs="+", choices=PRECISIONS)
+    parser.add_argument("--layers", type=int, default=0)
+    parser.add_argument("--kind", choices=("window", "block"))
+    args = parser.parse_args()
+    make(recipe_of(args.config, args.layers, args.kind), args.out, args.precisions)
+
+
+if __name__ == "__main__":
+    main()

@@ -46,7 +46,7 @@ def ask(made):
     files = tuple(str(file) for file in bench_peers.recordings([]))
     return Ask(
         run=str(made / "run"),
-        bundle=str(made / "bundle"),
+        bundle=str(made / "fp32"),
         files=files,
         seconds=5.6,
         threads=1,
@@ -139,7 +139,7 @@ def test_a_peak_of_memory_is_the_turns_own():
 def test_a_bench_says_all_ways_and_leaves_json_and_a_plot(made, tmp_path, capsys):
     bench_peers_cli.peers(
         run=made / "run",
-        bundle=made / "bundle",
+        bundle=made / "fp32",
         seconds=2,
         threads="1",
         rounds=1,
@@ -164,7 +164,7 @@ def test_a_bench_says_all_ways_and_leaves_json_and_a_plot(made, tmp_path, capsys
 )
 def test_a_word_that_is_none_of_them_is_named(made, options, named):
     with pytest.raises(UsageError, match=named):
-        bench_peers_cli.peers(run=made / "run", bundle=made / "bundle", **options)
+        bench_peers_cli.peers(run=made / "run", bundle=made / "fp32", **options)
 
 
 def test_a_run_without_its_bundle_is_refused(made):
