@@ -53,6 +53,13 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Of a block model: the ONNX file that merges the sums of a window's blocks into its score."""
     left_samples: int | msgspec.UnsetType = msgspec.UNSET
     """Of a block model: audio that a block hears before its hop."""
+    quantization: Literal["static", "dynamic"] | msgspec.UnsetType = msgspec.UNSET
+    """How int8 was made; a bundle from before there was a choice does not say, and is dynamic."""
+
+    @property
+    def batches(self) -> bool:
+        """Whether windows may share a run: dynamic int8 takes one scale over all of them."""
+        return self.precision != "int8" or self.quantization == "static"
 
 
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -83,7 +83,7 @@ def peers(
 def random_weights(config: str, layers: int, kind: str, precision: str, folder: Path) -> tuple[Path, Path]:
     """Make a run and a bundle with the same random weights."""
     from streamdet_export import untrained
-    from streamdet_export.graph import PRECISIONS
+    from streamdet_export.passes import PRECISIONS
 
     how = untrained.recipe_of(config, layers, one_of("--kind", kind, ("window", "block")))
     (made,) = untrained.make(how, folder, [one_of("--precision", precision, PRECISIONS)])

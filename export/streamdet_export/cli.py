@@ -1,9 +1,12 @@
 """`streamdet export` and `streamdet calibrate`."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, TypeVar, get_args
 
 import typer
+
+Word = TypeVar("Word", bound=str)
 
 AllowOverlap = Annotated[
     list[str] | None,
@@ -17,6 +20,9 @@ def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `streamdet train` wrote.")],
     out: Annotated[Path, typer.Option(help="Folder of the bundle.")],
     precision: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "fp32",
+    quantization: Annotated[
+        str, typer.Option(help="Of int8: static (scales from dev, any batch) or dynamic (one window at a time).")
+    ] = "static",
     data: Annotated[
         list[str] | None,
         typer.Option(metavar="[FORMAT:]PATH", help="Manifest CSV or corpus folder, before the recipe's; repeatable."),
@@ -26,25 +32,31 @@ def export(
     allow_overlap: AllowOverlap = None,
 ) -> None:
     """Merge a run, export it to ONNX, check parity, calibrate, and write a bundle."""
-    from streamdet.errors import UsageError
     from streamdet_export.export import export as make  # torch takes seconds to import, --help should not
-    from streamdet_export.graph import PRECISIONS
+    from streamdet_export.passes import PRECISIONS, QUANTIZATIONS
     from streamdet_training.terminal import settle
 
     settle()
-    chosen = next((known for known in PRECISIONS if known == precision), None)
-    if chosen is None:
-        raise UsageError.of("--precision", precision, f"one of {', '.join(PRECISIONS)}")
     made = make(
         run,
         out,
-        precision=chosen,
+        precision=_one_of("--precision", precision, PRECISIONS),
+        quantization=_one_of("--quantization", quantization, QUANTIZATIONS),
         data=data or (),
         name=name,
         false_alarms_per_hour=false_alarms_per_hour,
         allow_overlap=allow_overlap or (),
     )
     typer.echo(made.manifest.model_id)
+
+
+def _one_of(option: str, word: str, known: Sequence[Word]) -> Word:
+    from streamdet.errors import UsageError
+
+    found = next((each for each in known if each == word), None)
+    if found is None:
+        raise UsageError.of(option, word, f"one of {', '.join(known)}")
+    return found
 
 
 def calibrate(

@@ -16,9 +16,11 @@ from streamdet import bundle
 from streamdet.bundle import Bundle
 from streamdet.errors import UsageError
 from streamdet.scorer import Scorer
-from streamdet_export import parity
+from streamdet_export import parity, passes
+from streamdet_export.ears import some_windows
 from streamdet_export.fit import FALSE_ALARMS_PER_HOUR, Fitted, fit, listen, marks, refuse_met
-from streamdet_export.graph import MODEL, Precision, to_onnx
+from streamdet_export.graph import MODEL, to_onnx
+from streamdet_export.passes import Precision, Quantization
 from streamdet_training import model, run
 from streamdet_training.data import load
 from streamdet_training.recipe import Recipe
@@ -31,6 +33,7 @@ def export(
     out: Path,
     *,
     precision: Precision = "fp32",
+    quantization: Quantization = "static",
     data: Sequence[str | Path] = (),
     name: str | None = None,
     false_alarms_per_hour: float = FALSE_ALARMS_PER_HOUR,
@@ -42,6 +45,7 @@ def export(
         path: the run's folder.
         out: the bundle's; it appears only when everything has passed.
         precision: fp32, fp16 or int8.
+        quantization: of int8; static takes its scales from windows of dev.
         data: manifests and corpora whose dev split calibrates, instead of the recipe's.
         name: of the bundle; the recipe's without one.
         false_alarms_per_hour: what the alarm height is chosen for.
@@ -71,9 +75,10 @@ def export(
         draft,
         name=name or recipe.name,
         created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        model=msgspec.structs.replace(draft.model, file=MODEL, precision=precision),
+        model=passes.described(msgspec.structs.replace(draft.model, file=MODEL), precision, quantization),
     )
-    contents = to_onnx(detector, draft.audio.window_samples, precision)
+    windows = some_windows(clips, draft) if draft.model.quantization == "static" else ()
+    contents = to_onnx(detector, draft.audio.window_samples, precision, quantization=quantization, windows=windows)
 
     with tempfile.TemporaryDirectory() as folder:
         # onnxruntime gets the very bytes that the bundle will hold, through the scorer that will run them.

@@ -5,36 +5,46 @@ import io
 import logging
 import tempfile
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final
 
 import onnx
 import torch
-from onnxruntime.quantization import QuantType, quantize_dynamic
-from onnxruntime.transformers.float16 import convert_float_to_float16
+from onnx import NodeProto
 from torch import nn
 from torch.nn.utils import parametrize
 
+from streamdet.audio import Samples
+from streamdet_export import passes
+from streamdet_export.fused import fused
+from streamdet_export.passes import Precision, Quantization
+from streamdet_export.quantise import EXACT
 from streamdet_training.model import Blocks, Detector, Encoder, Merger
-
-Precision = Literal["fp32", "fp16", "int8"]
-PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
 
 MODEL: Final = "model.onnx"
 HEAD: Final = "head.onnx"
-DATA: Final = "model.onnx.data"
-# A protobuf ends at 2 GiB; from here on weights lie beside the graph.
-INLINE_MAX_BYTES: Final = 1 << 30
+# Where torch's exporter notes the modules around a node.
+_SCOPES: Final = "pkg.torch.onnx.name_scopes"
 
 
-def to_onnx(detector: Detector, window_samples: int, precision: Precision) -> dict[str, bytes]:
+def to_onnx(
+    detector: Detector,
+    window_samples: int,
+    precision: Precision,
+    *,
+    quantization: Quantization = "dynamic",
+    windows: Iterable[Samples] = (),
+) -> dict[str, bytes]:
     """Export a merged detector.
 
     Args:
         detector: without adapters, in eval mode; its weight norm is folded in place.
         window_samples: T of the input `audio` `(B, T)`; B stays dynamic. The output is `score` `(B,)`. Of a block
             detector it is the window that its head merges.
-        precision: of weights and arithmetic; input and output stay float32.
+        precision: of weights and arithmetic; input, output and head stay float32.
+        quantization: of int8.
+        windows: `(T,)` each, real ones: static int8 takes its scales from them (a block model from their ends).
 
     Returns:
         file name -> content, as a bundle holds them.
@@ -46,8 +56,8 @@ def to_onnx(detector: Detector, window_samples: int, precision: Precision) -> di
             _export(detector, torch.zeros(2, window_samples), ("audio", "score"), path)
         else:
             _export_blocks(detector, detector.blocks, window_samples, path)
-        if precision != "fp32":
-            _reduce(path, precision)
+        passes.fuse(path)
+        passes.reduce(path, precision, quantization, windows)
         return {file.name: file.read_bytes() for file in sorted(Path(folder).iterdir())}
 
 
@@ -72,7 +82,7 @@ def _export_blocks(detector: Detector, blocks: Blocks, window_samples: int, path
 def _export(module: nn.Module, example: torch.Tensor, names: tuple[str, str], path: Path) -> None:
     """Write a module of one input and one output; `example` has two rows: one would be taken for a constant."""
     size_bytes = sum(p.numel() * p.element_size() for p in module.parameters())
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    with fused(module), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         # torch's and onnxscript's own deprecations, and their reports of success on stdout, which is for data.
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -88,14 +98,20 @@ def _export(module: nn.Module, example: torch.Tensor, names: tuple[str, str], pa
         )
         if program is None:
             raise RuntimeError("torch.onnx.export gave nothing")
-        program.save(path, external_data=size_bytes > INLINE_MAX_BYTES)
+        program.save(path, external_data=size_bytes > passes.INLINE_MAX_BYTES)
     _forget_origins(path)
 
 
 def _forget_origins(path: Path) -> None:
-    """Take out where each node came from: stack traces with the exporting machine's paths, a tenth of a small model."""
+    """Take out where each node came from: stack traces with the exporting machine's paths, a tenth of a small model.
+
+    What is left of it is the mark on nodes that keep float32 in every precision.
+    """
     model = onnx.load(path, load_external_data=False)  # weights beside the graph stay as they are
     graph = model.graph
+    for node in graph.node:
+        if _is_exact(node):
+            node.name = EXACT + node.name
     del graph.metadata_props[:]
     for part in (*graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output):
         del part.metadata_props[:]
@@ -103,21 +119,8 @@ def _forget_origins(path: Path) -> None:
     onnx.save(model, path)
 
 
-def _reduce(path: Path, precision: Precision) -> None:
-    """Rewrite the model at `path` in lower precision."""
-    model = onnx.load(path)
-    (path.parent / DATA).unlink(missing_ok=True)
-    # The exporter's shapes are true for float32 only, and the tools below would believe them.
-    del model.graph.value_info[:]
-    if precision == "fp16":
-        model = convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=True)
-        large = model.ByteSize() > INLINE_MAX_BYTES
-        onnx.save(model, path, save_as_external_data=large, location=DATA)
-        return
-    source = path.with_name("float.onnx")
-    onnx.save(model, source, save_as_external_data=model.ByteSize() > INLINE_MAX_BYTES, location="float.data")
-    # Only matrix products: int8 convolutions over raw audio lose more than they save.
-    quantize_dynamic(source, path, op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8)
-    for file in path.parent.iterdir():
-        if file.name.startswith("float"):
-            file.unlink()
+def _is_exact(node: NodeProto) -> bool:
+    """Whether a node belongs to the head, to the input's normalisation, or to band energies, which span ten decades."""
+    scopes = next((prop.value for prop in node.metadata_props if prop.key == _SCOPES), "")
+    inside = {part for scope in scopes.split("'") for part in scope.split(".")}
+    return "backbone" not in inside or "energies" in inside

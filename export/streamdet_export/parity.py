@@ -10,7 +10,7 @@ from streamdet.bundle import Manifest
 from streamdet.errors import BundleError
 from streamdet.scorer import Scorer
 from streamdet.window import score_windows
-from streamdet_export.graph import Precision
+from streamdet_export.passes import Precision
 from streamdet_training import metrics
 from streamdet_training.data import Clip
 from streamdet_training.listener import listener

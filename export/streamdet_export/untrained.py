@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
+import numpy as np
 import torch
 from transformers import Wav2Vec2Config
 
 from streamdet import bundle
 from streamdet.bundle import Bundle
 from streamdet.errors import UsageError
-from streamdet_export.graph import MODEL, PRECISIONS, Precision, to_onnx
+from streamdet_export import passes
+from streamdet_export.graph import MODEL, to_onnx
+from streamdet_export.passes import PRECISIONS, Precision
 from streamdet_training import model, recipe, run
 from streamdet_training.backbones import shape
 from streamdet_training.model import Detector
@@ -72,10 +75,12 @@ def _bundle(how: Recipe, detector: Detector, out: Path, precision: Precision, to
     draft = msgspec.structs.replace(
         draft,
         created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        model=msgspec.structs.replace(draft.model, file=MODEL, precision=precision),
+        model=passes.described(msgspec.structs.replace(draft.model, file=MODEL), precision, "static"),
         provenance={"base": "random", "total_parameters": total},
     )
-    return bundle.save(out, draft, to_onnx(detector, draft.audio.window_samples, precision))
+    noise = np.random.default_rng(0).normal(0, 0.1, (4, draft.audio.window_samples)).astype(np.float32)
+    contents = to_onnx(detector, draft.audio.window_samples, precision, quantization="static", windows=noise)
+    return bundle.save(out, draft, contents)
 
 
 def main() -> None:

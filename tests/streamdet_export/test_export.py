@@ -15,7 +15,7 @@ from streamdet.records import Verdict
 from streamdet.replay import replay
 from streamdet.scorer import Scorer
 from streamdet_export import export as module
-from streamdet_export import graph
+from streamdet_export import graph, passes
 from streamdet_export.calibrate import ROLLING_S
 from streamdet_export.export import export
 from streamdet_training import heads, model, run
@@ -33,9 +33,12 @@ def torch_scores(finished, audio):
         return detector(torch.from_numpy(audio)).numpy()
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_a_run_becomes_a_bundle_that_scores_as_it_did(finished, manifest_csv, tmp_path, precision):
-    made = export(finished, tmp_path / "bundle", precision=precision, data=[manifest_csv])
+@pytest.mark.parametrize("how", ["fp32", "fp16", "int8 static", "int8 dynamic"])
+def test_a_run_becomes_a_bundle_that_scores_as_it_did(finished, manifest_csv, tmp_path, how):
+    precision, _, quantization = how.partition(" ")
+    quantised = {"quantization": quantization} if quantization else {}
+    made = export(finished, tmp_path / "bundle", precision=precision, data=[manifest_csv], **quantised)
+    assert made.manifest.model.batches == (quantization != "dynamic")
     scorer = Scorer(bundle.load(made.path), provider="cpu")
     most = 1e-4 if precision == "fp32" else 0.05
     for count in (1, 2, 5):
@@ -118,11 +121,11 @@ def test_adapters_of_every_kind_merge_into_the_graph(trained_with, tmp_path, lor
 
 
 def test_a_graph_that_scores_otherwise_makes_no_bundle(finished, manifest_csv, tmp_path, monkeypatch):
-    def bent(detector, window_samples, precision):
+    def bent(detector, window_samples, precision, **how):
         with torch.no_grad():
             kept = detector.head.linear.bias.clone()
             detector.head.linear.bias += 0.01
-            contents = graph.to_onnx(detector, window_samples, precision)
+            contents = graph.to_onnx(detector, window_samples, precision, **how)
             detector.head.linear.bias.copy_(kept)
         return contents
 
@@ -133,7 +136,7 @@ def test_a_graph_that_scores_otherwise_makes_no_bundle(finished, manifest_csv, t
 
 
 def test_weights_may_lie_beside_the_graph(finished, manifest_csv, tmp_path, monkeypatch):
-    monkeypatch.setattr(graph, "INLINE_MAX_BYTES", 0)
+    monkeypatch.setattr(passes, "INLINE_MAX_BYTES", 0)
     made = export(finished, tmp_path / "bundle", data=[manifest_csv])
     assert set(made.manifest.files) == {"model.onnx", "model.onnx.data"}
     scorer = Scorer(bundle.load(made.path), provider="cpu")
