@@ -37,6 +37,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[str, ...]
     seconds: float
     """Of each recording at the most."""
+    calls: int = 0
+    """Recordings are repeated for so many; 0: each is one call."""
     threads: int
     batch: int
     device: Literal["cpu", "cuda"]

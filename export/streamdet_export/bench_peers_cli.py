@@ -36,6 +36,7 @@ def peers(
     keep: Annotated[Path | None, typer.Option(help="Folder for the run and bundle with random weights.")] = None,
     ways: Annotated[str, typer.Option(help="Any of eager, batched, whole, call and calls.")] = "all",
     seconds: Annotated[float, typer.Option(min=1, help="Of each recording at the most.")] = 6.0,
+    calls: Annotated[int, typer.Option(min=0, help="Repeat the recordings for so many; 0: each is one.")] = 0,
     threads: Annotated[str, typer.Option(help="One number after another; 0: one a core.")] = "1,0",
     batch: Annotated[int, typer.Option(min=1, help="Windows in a batch.")] = 8,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each way at the most.")] = 3,
@@ -67,13 +68,14 @@ def peers(
             bundle=str(bundle),
             files=tuple(str(file) for file in bench_peers.recordings(files or [])),
             seconds=seconds,
+            calls=calls,
             threads=1,
             batch=batch,
             device=one_of("--device", device, ("cpu", "cuda")),
             autocast=one_of("--autocast", autocast, ("no", "fp16", "bf16")),
         )
         rows = bench_peers.bench(ask, chosen, counts, rounds)
-        settings = {"model": model_id(bundle), "seconds": seconds, "batch": batch, "device": device}
+        settings = {"model": model_id(bundle), "seconds": seconds, "calls": calls, "batch": batch, "device": device}
     found = report.Report.of("peers", {**settings, "autocast": autocast}, rows)
     report.show(found, COLUMNS, as_json=as_json)
     if out is not None:

@@ -22,11 +22,12 @@ _FORGET: Final = Path("/proc/self/clear_refs")
 
 
 def read(ask: Ask) -> Recordings:
-    """Read the recordings' first channels, as far as they are wanted."""
+    """Read the recordings' first channels, as far as they are wanted, and repeat them for as many calls as are."""
     found: Recordings = {}
-    for number, file in enumerate(ask.files):
-        samples, rate_hz = read_recording(Path(file))
-        found[f"{number}-{Path(file).stem.replace(' ', '_')}"] = (samples[: round(ask.seconds * rate_hz), 0], rate_hz)
+    for number in range(ask.calls or len(ask.files)):
+        path = Path(ask.files[number % len(ask.files)])
+        samples, rate_hz = read_recording(path)
+        found[f"{number}-{path.stem.replace(' ', '_')}"] = (samples[: round(ask.seconds * rate_hz), 0], rate_hz)
     return found
 
 

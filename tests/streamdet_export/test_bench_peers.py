@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -67,6 +68,27 @@ def test_every_way_scores_the_same_windows_alike(ask):
     assert np.std(list(scores["eager"].values())) > 1e-4  # they could have differed
 
 
+def test_recordings_are_repeated_for_as_many_calls_as_are_wanted(ask):
+    recordings = peers.read(msgspec.structs.replace(ask, calls=7, seconds=2))
+    assert len(recordings) == 7
+    scores = Ours(ask).calls(recordings)
+    assert len(scores) == 14
+    assert scores["6-" + bench_peers.recordings([])[0].stem + " 2.000"] == pytest.approx(
+        scores["0-" + bench_peers.recordings([])[0].stem + " 2.000"], abs=1e-6
+    )
+
+
+def test_a_pump_that_breaks_ends_the_turn(ask, monkeypatch):
+    side = Ours(ask)
+
+    def broken(*_parts):
+        raise StreamdetError("the model is gone")
+
+    monkeypatch.setattr(side.scorer, "run", broken)
+    with pytest.raises(StreamdetError, match="the model is gone"):
+        side.calls(peers.read(ask))
+
+
 def test_a_recording_in_one_pass_hears_all_of_it(ask):
     side = Torch(ask)
     (name, (samples, rate_hz)), *_ = peers.read(ask).items()
@@ -112,7 +134,7 @@ def test_ways_that_score_other_windows_are_no_comparison():
 
 def test_a_process_that_ends_is_one_line(ask, tmp_path):
     (tmp_path / "empty").mkdir()
-    broken = Ask(**{**{name: getattr(ask, name) for name in ask.__struct_fields__}, "run": str(tmp_path / "empty")})
+    broken = msgspec.structs.replace(ask, run=str(tmp_path / "empty"))
     with (
         bench_peers.Worker(broken, "torch") as worker,
         pytest.raises(StreamdetError, match=r"bench peers, torch: .*run"),
