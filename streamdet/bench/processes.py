@@ -31,6 +31,18 @@ def usage(pid: int) -> Usage:
     return Usage(cpu_s, rss_bytes)
 
 
+def threads(pid: int) -> dict[str, float]:
+    """Return the CPU seconds of a process's own threads so far, by their names; its first is `main`."""
+    found: dict[str, float] = {}
+    for task in (_PROC / str(pid) / "task").iterdir():
+        with contextlib.suppress(OSError):
+            name, _, rest = (task / "stat").read_text("utf-8").partition("(")[2].rpartition(")")
+            name = "main" if task.name == str(pid) else name
+            fields = rest.split()
+            found[name] = found.get(name, 0.0) + _TICK_S * (int(fields[11]) + int(fields[12]))
+    return found
+
+
 def tree(pid: int) -> list[int]:
     """Return the process and its children's children."""
     found = [pid]

@@ -58,13 +58,16 @@ class Daemon(msgspec.Struct, frozen=True):
 
 
 @contextlib.contextmanager
-def served(over: Over, settings: Mapping[str, str], config: Path | None = None) -> Iterator[Daemon]:
+def served(
+    over: Over, settings: Mapping[str, str], config: Path | None = None, program: str = "streamdet"
+) -> Iterator[Daemon]:
     """Run `streamdet run` on free ports; SIGTERM at the end.
 
     Args:
         over: which of its ways in will be used.
         settings: `section.key` -> text, as for `--set`.
         config: as for `--config`.
+        program: the module that is run.
 
     Raises:
         StreamdetError: it ended before it was ready; its own words are on stderr.
@@ -84,7 +87,7 @@ def served(over: Over, settings: Mapping[str, str], config: Path | None = None) 
             "streams.max_streams": "100000",
             "daemon.log_level": "warning",
         }
-        command = [sys.executable, "-m", "streamdet", "run", *(["--config", str(config)] if config else [])]
+        command = [sys.executable, "-m", program, "run", *(["--config", str(config)] if config else [])]
         command += [word for name, text in {**own, **settings}.items() for word in ("--set", f"{name}={text}")]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)  # noqa: S603
         try:
