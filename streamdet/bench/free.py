@@ -1,6 +1,6 @@
 """`streamdet run` with a model that costs nothing: windows are cut, handed over and told of, but not looked at.
 
-    python -m streamdet.bench.free run --set ...
+python -m streamdet.bench.free run --set ...
 """
 
 import runpy

@@ -1,9 +1,9 @@
 """`streamdet bench ingest`: what a frame costs on its way from a socket into its track, and what an open track costs.
 
-Sockets, loop, engine and verdicts are the daemon's; only the model costs nothing (`bench/free.py`). The sender is a process
-of its own. Flat out (`bench/flood.py`) it keeps the daemon at its limit, so frames a second on the clock are what both
-processes get of the machine together, and CPU microseconds a frame are the daemon's own. At real time (`bench/load.py`) it
-plays calls, and frames come one at a time: each then costs a share of a wake-up too.
+Sockets, loop, engine and verdicts are the daemon's; only the model costs nothing (`bench/free.py`). The sender is a
+process of its own. Flat out (`bench/flood.py`) it keeps the daemon at its limit, so frames a second on the clock are
+what both processes get of the machine together, and CPU microseconds a frame are the daemon's own. At real time
+(`bench/load.py`) it plays calls, and frames come one at a time: each then costs a share of a wake-up too.
 """
 
 import itertools
@@ -125,7 +125,8 @@ class Seen(msgspec.Struct, frozen=True):
             "whole_us": 1e6 * whole_s / frames,
             "frames_per_core_s": frames / whole_s,
             "cores": whole_s / wall_s,
-            "windows": self.metrics["streamdet_verdicts_total"] - before.metrics.get("streamdet_verdicts_total", 0.0),
+            "windows": self.metrics.get("streamdet_verdicts_total", 0.0)
+            - before.metrics.get("streamdet_verdicts_total", 0.0),
         }
 
 
@@ -183,17 +184,17 @@ def floods(daemon: Daemon, over: Over, ask: Ask) -> list[Row]:
 def in_real_time(daemon: Daemon, over: Over, calls: int, frame_ms: int, seconds: float) -> Row:
     """Play calls, each frame when it is due, and see what they cost."""
     recordings = sorted(bundle.starter_path().glob("*.flac"))
-    with tempfile.TemporaryDirectory(prefix="streamdet-bench-") as folder:
-        with load(
-            daemon, recordings, over=over, hop_s=1.0, frame_ms=frame_ms, folder=Path(folder), sockets=1
-        ) as calling:
-            time.sleep(max(0.0, calling.set_calls(calls) + SETTLE_S - time.monotonic()))
-            before, looks = Seen.of(daemon), []
-            for _ in range(3):
-                held = calling.hold(seconds / 3, grace_s=0.0)
-                after = Seen.of(daemon)
-                looks.append(after.since(before, RATE_HZ * frame_ms // 1000))
-                before = after
+    with (
+        tempfile.TemporaryDirectory(prefix="streamdet-bench-") as folder,
+        load(daemon, recordings, over=over, hop_s=1.0, frame_ms=frame_ms, folder=Path(folder), sockets=1) as calling,
+    ):
+        time.sleep(max(0.0, calling.set_calls(calls) + SETTLE_S - time.monotonic()))
+        before, looks = Seen.of(daemon), []
+        for _ in range(3):
+            held = calling.hold(seconds / 3, grace_s=0.0)
+            after = Seen.of(daemon)
+            looks.append(after.since(before, RATE_HZ * frame_ms // 1000))
+            before = after
     middle = {name: statistics.median(each[name] for each in looks) for name in looks[0]}
     return {
         "over": over,

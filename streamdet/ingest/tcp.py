@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 
 # Read at once: two seconds of 8 kHz s16le. Larger reads only hold more before the engine can say stop.
 READ_BYTES: Final = 32 << 10
+# Connections that may wait for the loop to take them. After a restart all calls come back at once, and one that finds no
+# place tries again only after a second.
+BACKLOG: Final = 4096
 
 
 class PcmListener:
@@ -65,12 +68,12 @@ class PcmListener:
         if self.address.startswith("unix:"):
             path = _path(self.address)
             _check_path(path)
-            self._server = await asyncio.start_unix_server(self._connected, path)
+            self._server = await asyncio.start_unix_server(self._connected, path, backlog=BACKLOG)
             # As open as loopback TCP, whatever the umask; the folder's mode is the place to keep somebody out.
             _open_to_all(path)
         else:
             host, port = host_and_port("endpoints.pcm", self.address)
-            self._server = await asyncio.start_server(self._connected, host, port)
+            self._server = await asyncio.start_server(self._connected, host, port, backlog=BACKLOG)
             host, port = self._server.sockets[0].getsockname()[:2]
             self.address = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
