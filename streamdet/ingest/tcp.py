@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 
 # Read at once: two seconds of 8 kHz s16le. Larger reads only hold more before the engine can say stop.
 READ_BYTES: Final = 32 << 10
-# Connections that may wait for the loop to take them. After a restart all calls come back at once, and one that finds no
-# place tries again only after a second.
+# Connections that may wait for the loop to take them. After a restart all calls come back at once, and one that finds
+# no place tries again only after a second.
 BACKLOG: Final = 4096
 
 
