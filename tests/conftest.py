@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from streamdet import bundle
 from streamdet.bundle import FORMAT, Audio, Bundle, Calibration, Decision, Manifest, Model
+from streamdet.scorer import Scorer
 
 # No test asserts a time, so a busy machine must not fail one either.
 hypothesis_settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -93,7 +94,7 @@ def block_weights() -> dict[str, np.ndarray]:
     """Of `block_models`: 3 features that hear 1600 samples each, an attention that cares, a linear layer."""
     rng = np.random.default_rng(3)
     shapes = {"kernel": (3, 1, 1600), "query": (1, 3, 1), "linear": (1, 6)}
-    gains = {"kernel": 0.5, "query": 2.0, "linear": 3.0}
+    gains = {"kernel": 0.05, "query": 2.0, "linear": 40.0}
     return {name: (gains[name] * rng.standard_normal(shape)).astype(np.float32) for name, shape in shapes.items()}
 
 
@@ -138,6 +139,20 @@ def tiny_bundle(tmp_path: Path) -> Bundle:
 def block_bundle(tmp_path: Path) -> Bundle:
     """A whole block bundle on disk."""
     return bundle.save(tmp_path / "blocks", manifest(name="blocks", model=BLOCK), block_models())
+
+
+@pytest.fixture(scope="session", name="block_weights")
+def _block_weights() -> dict[str, np.ndarray]:
+    """What `block_bundle` consists of."""
+    return block_weights()
+
+
+@pytest.fixture(scope="session")
+def block_scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
+    """A scorer of `block_bundle`."""
+    path = tmp_path_factory.mktemp("scorer") / "blocks"
+    made = bundle.save(path, manifest(name="blocks", model=BLOCK), block_models())
+    return Scorer(made, provider="cpu", threads=1, batch_max=4)
 
 
 @pytest.fixture

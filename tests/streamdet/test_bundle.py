@@ -78,6 +78,58 @@ def test_a_manifest_that_breaks_a_rule_is_refused(tmp_path, change, message):
         bundle.load(tmp_path)
 
 
+def block(**changes):
+    fields = {"kind": "block", "output": "sums", "head": "head.onnx", "left_samples": 8000}
+    return bundle.Model(**{**fields, **changes})
+
+
+def test_a_block_bundle_has_another_id_with_another_head(tmp_path):
+    manifest = msgspec.structs.replace(MANIFEST, model=block())
+    ids = set()
+    for number, head in enumerate((b"head", b"another head")):
+        bundle.save(tmp_path / str(number), manifest, {**CONTENTS, "head.onnx": head})
+        loaded = bundle.load(tmp_path / str(number))
+        assert (loaded.manifest.blocks, loaded.manifest.input_samples) == (4, 24_000)
+        assert loaded.read_verified("head.onnx") == {"head.onnx": head}
+        ids.add(loaded.manifest.model_id)
+    assert len(ids) == 2
+
+
+def test_a_windowed_bundle_says_nothing_of_blocks(tmp_path):
+    saved = bundle.save(tmp_path, MANIFEST, CONTENTS)
+    assert (saved.manifest.blocks, saved.manifest.input_samples) == (0, 64_000)
+    text = (tmp_path / "manifest.json").read_text()
+    assert "head" not in text
+    assert "left_samples" not in text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": block(left_samples=msgspec.UNSET)}, r"model\.left_samples: UNSET, expected 0 to 64000"),
+        ({"model": block(left_samples=-1)}, r"model\.left_samples: -1"),
+        ({"model": block(left_samples=64_001)}, r"model\.left_samples: 64001"),
+        ({"model": block(head=msgspec.UNSET)}, r"model\.head: UNSET, expected the file"),
+        ({"model": block(head="")}, r"model\.head: ''"),
+        ({"model": block(head="model.onnx")}, r"model\.head: 'model.onnx'"),
+        ({"model": block(head="other.onnx")}, r"files: .*expected other.onnx among them"),
+        (
+            {"audio": bundle.Audio(16_000, 64_000, 15_000)},
+            r"audio\.window_samples: 64000, expected a multiple of 15000",
+        ),
+        ({"model": bundle.Model("window", head="head.onnx")}, r"model\.head: 'head.onnx', expected none"),
+        ({"model": bundle.Model("window", left_samples=0)}, r"model\.left_samples: 0, expected none"),
+    ],
+)
+def test_blocks_that_do_not_fit_are_refused(tmp_path, change, message):
+    made = msgspec.structs.replace(MANIFEST, model=block())
+    bundle.save(tmp_path, made, {**CONTENTS, "head.onnx": b"head"})
+    broken = msgspec.structs.replace(bundle.load(tmp_path).manifest, **change)
+    (tmp_path / "manifest.json").write_bytes(msgspec.json.encode(broken))
+    with pytest.raises(BundleError, match=message):
+        bundle.load(tmp_path)
+
+
 def test_unknown_fields_and_broken_json_are_refused(tmp_path):
     with pytest.raises(BundleError, match=r"a folder with manifest\.json"):
         bundle.load(tmp_path)

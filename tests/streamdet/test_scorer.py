@@ -4,9 +4,12 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from streamdet import bundle
+from streamdet.blocks import ABSENT_LOGIT
 from streamdet.bundle import Model
 from streamdet.errors import BundleError, ConfigError, StreamdetError
 from streamdet.records import AudioFormat, Window
@@ -100,3 +103,109 @@ def test_a_gated_window_costs_no_run(tiny_bundle):
     window = Window(S16, bytes(128_000), 0, 64_000, 0.0)
     (heard,) = score_windows([window], tiny_bundle.manifest, lambda _: pytest.fail("the model ran"))
     assert (heard.llr, heard.speech_s) == (None, 0.0)
+
+
+# -- blocks ----------------------------------------------------------------------------------------------------------
+
+
+def pooled(audio: np.ndarray, weights: dict[str, np.ndarray]) -> float:
+    """The score of blocks `(N, 24_000)`, pooling over all their frames at once: Okabe et al., Interspeech 2018."""
+    frames = np.lib.stride_tricks.sliding_window_view(audio.astype(np.float64), 1600, axis=1)[:, ::160][:, -100:]
+    features = np.abs(frames.reshape(-1, 1600) @ weights["kernel"][:, 0].T)
+    logits = features @ weights["query"][0, :, 0]
+    share = np.exp(logits - logits.max())[:, None] / np.exp(logits - logits.max()).sum()
+    mean = (share * features).sum(0)
+    spread = (share * (features - mean) ** 2).sum(0)
+    return float(np.concatenate([mean, np.sqrt(np.maximum(spread, 1e-6))]) @ weights["linear"][0])
+
+
+def block_audio(count: int) -> np.ndarray:
+    loudness = np.linspace(0.05, 1, count)[:, None]
+    return (loudness * np.random.default_rng(2).uniform(-1, 1, (count, 24_000))).astype(np.float32)
+
+
+@given(blocks=st.integers(1, 4), at=st.integers(0, 12), company=st.integers(0, 8))
+def test_merged_sums_are_pooling_over_all_frames_at_once(block_scorer, block_weights, blocks, at, company):
+    """Whatever batch the blocks and the windows rode in, and wherever the absent ones are."""
+    audio = block_audio(24)
+    encoded = block_scorer.run(audio[at : at + blocks + company])
+    window = np.zeros((1 + company, 4, encoded.shape[1]), np.float32)
+    window[:, :, 0] = ABSENT_LOGIT
+    window[:, 0] = encoded[-1]
+    window[-1, 0, :] = window[-1, 1, :]
+    window[-1, 4 - blocks :] = encoded[:blocks]
+    assert block_scorer.head(window)[-1] == pytest.approx(pooled(audio[at : at + blocks], block_weights), abs=1e-4)
+
+
+def test_a_block_bundle_warms_up_encoder_and_head(block_bundle):
+    scorer = Scorer(block_bundle, provider="cpu", threads=1, batch_max=4)
+    assert set(scorer.warm_up()) == {1, 2, 4}
+    assert scorer.run(block_audio(5)).shape == (5, 8)
+    assert Scorer(block_bundle, provider="cpu").head is not None
+
+
+def test_a_windowed_bundle_has_no_head(tiny_bundle):
+    assert Scorer(tiny_bundle, provider="cpu").head is None
+
+
+def with_head(block_bundle, edit):
+    """The block bundle with another head, and its hashes right."""
+    contents = block_bundle.read_verified()
+    model = onnx.load_from_string(contents["head.onnx"])
+    edit(model.graph)
+    return bundle.save(block_bundle.path, block_bundle.manifest, {**contents, "head.onnx": model.SerializeToString()})
+
+
+def rename(graph, old, new):
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = [new if name == old else name for name in names]
+    for value in (*graph.input, *graph.output):
+        value.name = new if value.name == old else value.name
+
+
+@pytest.mark.parametrize(
+    ("edit", "named"),
+    [
+        (lambda graph: setattr(graph.input[0].type.tensor_type.shape.dim[1], "dim_value", 5), "head input shape"),
+        (lambda graph: setattr(graph.input[0].type.tensor_type.shape.dim[0], "dim_value", 1), "head input shape"),
+        (lambda graph: setattr(graph.input[0].type.tensor_type.shape.dim[2], "dim_param", "any"), "head input shape"),
+        (lambda graph: setattr(graph.input[0].type.tensor_type, "elem_type", TensorProto.DOUBLE), r"model\.head"),
+        (lambda graph: rename(graph, "sums", "pieces"), "head inputs"),
+        (lambda graph: rename(graph, "score", "logit"), "head outputs"),
+        (lambda graph: graph.node[0].CopyFrom(helper.make_node("Nothing", ["sums"], ["rest"])), r"model\.head"),
+    ],
+)
+def test_a_head_that_is_not_one_is_refused(block_bundle, edit, named):
+    with pytest.raises(BundleError, match=named):
+        Scorer(with_head(block_bundle, edit), provider="cpu")
+
+
+def test_sums_that_do_not_fit_the_head_are_refused_before_ready(block_bundle):
+    contents = block_bundle.read_verified()
+    model = onnx.load_from_string(contents["model.onnx"])
+    model.graph.node[-1].input.append("rest")
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 15
+    changed = bundle.save(
+        block_bundle.path, block_bundle.manifest, {**contents, "model.onnx": model.SerializeToString()}
+    )
+    with pytest.raises(BundleError, match=r"model output shape: \(1, 15\), expected \(1, 8\)"):
+        Scorer(changed, provider="cpu").warm_up()
+
+
+def test_a_head_that_does_not_give_one_score_a_window_is_refused_before_ready(block_bundle):
+    def keep_the_dimension(graph):
+        graph.node[-1].attribute[0].i = 1
+        graph.output[0].type.tensor_type.shape.dim.add().dim_value = 1
+
+    with pytest.raises(BundleError, match="head output shape"):
+        Scorer(with_head(block_bundle, keep_the_dimension), provider="cpu").warm_up()
+
+
+def test_a_flipped_bit_in_the_head_is_refused(block_bundle):
+    file = block_bundle.path / "head.onnx"
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(BundleError, match="sha256"):
+        Scorer(block_bundle, provider="cpu")
