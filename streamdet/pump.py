@@ -10,6 +10,7 @@ another of its track.
 """
 
 import asyncio
+import bisect
 import itertools
 import time
 from collections.abc import Callable, Sequence
@@ -37,6 +38,11 @@ class Made(msgspec.Struct, frozen=True):
 
     job: Job
     ready: Ready
+
+    @property
+    def rows(self) -> int:
+        """What it costs: one, or as many as it has blocks that nobody remembers."""
+        return len(self.ready.audio)
 
 
 class Pump:
@@ -105,7 +111,8 @@ class Pump:
     def _take(self, engine: Engine) -> list[Job]:
         """Some of what the next batch has room for."""
         has_lossless = any(made.job.track.timeline.lossless for made in self._made)
-        return engine.take(min(TOGETHER, self._most - len(self._made)), reserve=not has_lossless)
+        room = self._most - sum(made.rows for made in self._made)
+        return engine.take(max(0, min(TOGETHER, room)), reserve=not has_lossless)
 
     async def _score(self, engine: Engine) -> None:
         """Run what is ready, the longest waiting first, as long as anything is."""
@@ -120,19 +127,17 @@ class Pump:
             self._filled.clear()
 
     def _next_batch(self) -> list[Made]:
-        """As many as fill a bucket, so that no row of a run is padding."""
-        size = max((bucket for bucket in self._scorer.buckets if bucket <= len(self._made)), default=0)
-        batch, self._made = self._made[:size], self._made[size:]
+        """As many as fill a bucket: another thread can have the rest."""
+        rows = list(itertools.accumulate(made.rows for made in self._made))
+        size = max((bucket for bucket in self._scorer.buckets if rows and bucket <= rows[-1]), default=0)
+        # One at least, even if it misses more blocks than a bucket has room for.
+        count = max(bisect.bisect_right(rows, size), min(1, len(rows)))
+        batch, self._made = self._made[:count], self._made[count:]
         return batch
 
     def _run(self, batch: Sequence[Made]) -> list[Score]:
-        scorer, scores, at = self._scorer, list[Score](), 0
-        ran = scorer.run(*(made.ready.audio for made in batch))
-        for made in batch:
-            rows = len(made.ready.audio)
-            scores += settle(made.ready, ran[at : at + rows], scorer.manifest, scorer.head)
-            at += rows
-        return scores
+        scorer, parts = self._scorer, [made.ready for made in batch]
+        return settle(parts, scorer.run(*(ready.audio for ready in parts)), scorer.manifest, scorer.head)
 
     async def _in_thread(self, threads: ThreadPoolExecutor, call: Callable[..., T], *args: object) -> T:
         number = next(self._numbers)

@@ -5,7 +5,8 @@ What a bundle's kind changes is here and in `blocks.py`: a windowed model hears 
 that no track remembers, whose sums a head then merges.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 import numpy as np
@@ -14,7 +15,7 @@ from streamdet import blocks
 from streamdet.audio import Samples, decode, fill, resample
 from streamdet.bundle import Manifest
 from streamdet.errors import StreamdetError
-from streamdet.records import Score, Window
+from streamdet.records import Score, Sums, Window
 from streamdet.speech import activity, seconds
 
 Run = Callable[[Samples], Samples]
@@ -43,7 +44,7 @@ def score_windows(windows: Sequence[Window], manifest: Manifest, run: Run, head:
         StreamdetError: the model gave something that is no number.
     """
     ready = make_ready(windows, manifest)
-    return settle(ready, run(ready.audio) if len(ready.audio) else np.empty(0, np.float32), manifest, head)
+    return settle([ready], run(ready.audio) if len(ready.audio) else np.empty(0, np.float32), manifest, head)
 
 
 def make_ready(windows: Sequence[Window], manifest: Manifest) -> Ready:
@@ -64,22 +65,44 @@ def make_ready(windows: Sequence[Window], manifest: Manifest) -> Ready:
     return Ready(audio, heard, speech, [])
 
 
-def settle(ready: Ready, ran: Samples, manifest: Manifest, head: Head | None = None) -> list[Score]:
-    """From what the model made `(R, ...)` of what was ready to calibrated LLRs `(W,)`.
+def settle(parts: Sequence[Ready], ran: Samples, manifest: Manifest, head: Head | None = None) -> list[Score]:
+    """From what the model made of what was ready to calibrated LLRs.
+
+    Args:
+        parts: whose audio ran together, W windows in all.
+        ran: raw CM scores `(R,)`, or the blocks' pooling sums `(R, S)`.
+        manifest: of the model.
+        head: of a block model.
+
+    Returns:
+        the scores of all W, in their order.
 
     Raises:
         StreamdetError: a score is no number.
     """
-    sums = blocks.look_up(ready.places, ran)
-    cm_scores = ran
+    sums: list[tuple[Sums | None, ...]] = []
+    row = 0
+    for ready in parts:
+        sums += blocks.look_up(ready.places, ran[row : row + len(ready.audio)])
+        row += len(ready.audio)
     if sums:
         assert head is not None, "a block model has a head"
-        cm_scores = head(blocks.side_by_side(sums, manifest.blocks))
+        ran = head(blocks.side_by_side(sums, manifest.blocks))
+    found = zip([_llr(float(cm_score), manifest) for cm_score in ran], sums or [()] * len(ran), strict=True)
+    return [score for ready in parts for score in _in_order(ready, found)]
+
+
+def _in_order(ready: Ready, found: Iterator[tuple[float, tuple[Sums | None, ...]]]) -> list[Score]:
+    """The next LLRs that were found for the windows that were to be scored, and none for the others."""
     scores = [Score(None, speech_s) for speech_s in ready.speech_s]
-    for at, cm_score, of_window in zip(ready.heard, cm_scores, sums or [()] * len(ready.heard), strict=True):
-        if not np.isfinite(cm_score):
-            # Clipping would make it full evidence for bona fide. The model is broken: end, and say so.
-            raise StreamdetError.of("CM score", float(cm_score), "a finite number from the model")
-        llr = manifest.calibration.scale * float(cm_score) + manifest.calibration.offset
-        scores[at] = Score(llr, ready.speech_s[at], of_window)
+    for at in ready.heard:
+        llr, sums = next(found)
+        scores[at] = Score(llr, ready.speech_s[at], sums)
     return scores
+
+
+def _llr(cm_score: float, manifest: Manifest) -> float:
+    if not math.isfinite(cm_score):
+        # Clipping would make it full evidence for bona fide. The model is broken: end, and say so.
+        raise StreamdetError.of("CM score", cm_score, "a finite number from the model")
+    return manifest.calibration.scale * cm_score + manifest.calibration.offset

@@ -26,7 +26,7 @@ from streamdet.engine import Engine
 from streamdet.errors import DataError
 from streamdet.providers import Provider
 from streamdet.pump import Pump
-from streamdet.records import AudioFormat, Event, Frame, Score, Verdict, Window
+from streamdet.records import AudioFormat, Event, Frame, Verdict, Window
 from streamdet.scorer import Place, Scorer, open_session
 from streamdet.speech import activity, seconds
 from streamdet.window import make_ready, settle
@@ -359,11 +359,7 @@ def _one_batch(
     with clock("run"):
         ran = scorer.run(audio)
     with clock("settle"):
-        scores, at = list[Score](), 0
-        for ready in made:
-            scores += settle(ready, ran[at : at + len(ready.audio)], manifest, scorer.head)
-            at += len(ready.audio)
-        engine.settle(jobs, scores, 0.0)
+        engine.settle(jobs, settle(made, ran, manifest, scorer.head), 0.0)
     with clock("encode"):
         for record in said:
             verdicts.build(record)

@@ -111,6 +111,12 @@ def talk(babble) -> bytes:
     return encode(babble[:RATE_HZ], "s16le")
 
 
+@pytest.fixture
+def seconds(babble) -> list[bytes]:
+    """Of one voice."""
+    return [encode(babble[at : at + RATE_HZ], "s16le") for at in range(0, babble.size, RATE_HZ)]
+
+
 @in_a_loop
 async def test_the_next_batch_is_made_ready_while_one_runs(slow, talk, made):
     async with Line(slow((1, 2, 4))) as line:
@@ -187,6 +193,45 @@ async def test_a_silent_window_waits_for_no_run(slow, talk):
         await line.until(lambda: len(line.verdicts("silent")) == 1)
         assert line.verdicts("silent")[0].llr is None
         assert line.scorer.began == [1]
+
+
+@in_a_loop
+async def test_a_batch_of_blocks_is_as_large_as_what_it_encodes(slow, block_bundle, seconds, made):
+    """Four seconds at once are four blocks: two such windows fill a bucket of eight, and nothing waits beyond it."""
+    scorer = slow((1, 2, 4, 8))
+    scorer.manifest, scorer.head = block_bundle.manifest, lambda sums: sums[:, :, 0].max(axis=1)
+    scorer.result = lambda audio: np.ones((len(audio), 8), np.float32)
+    async with Line(scorer) as line:
+        for second in seconds[:4]:
+            for name in "abcdef":
+                line.hear(name, second)
+        await line.until(lambda: scorer.began == [8])
+        await line.until(lambda: len(made) == 4)
+        await asyncio.sleep(0.05)
+        assert made == [4] * 4
+        scorer.go.release(2)
+        await line.until(lambda: scorer.began == [8, 8, 8])
+        scorer.go.release(1)
+        await line.until(lambda: len(line.verdicts()) == 6)
+        for name in "abcdef":
+            line.hear(name, seconds[4])
+        await line.until(lambda: sum(scorer.began[3:]) >= 1)
+        scorer.go.release(9)
+        await line.until(lambda: len(line.verdicts()) == 12)
+        assert sum(scorer.began[3:]) == 6
+
+
+@in_a_loop
+async def test_a_window_that_misses_more_blocks_than_a_bucket_holds_goes_all_the_same(slow, block_bundle, seconds):
+    scorer = slow((1, 2))
+    scorer.manifest, scorer.head = block_bundle.manifest, lambda sums: sums[:, :, 0].max(axis=1)
+    scorer.result = lambda audio: np.ones((len(audio), 8), np.float32)
+    async with Line(scorer) as line:
+        for second in seconds[:4]:
+            line.hear("a", second)
+        await line.until(lambda: scorer.began == [4])
+        scorer.go.release(1)
+        await line.until(lambda: len(line.verdicts()) == 1)
 
 
 @pytest.mark.parametrize("kind", ["tiny_bundle", "block_bundle"])
