@@ -34,22 +34,43 @@ def search(hold: Callable[[int], Outcome], *, start: int, most: int, time_left: 
         most: no more than this.
         time_left: whether there is time for another.
     """
-    low, high, outcome = 0, None, "broken"
+    kept = [0]
+    high: int | None = None
+    beyond: Outcome = "broken"
     count = min(start, most)
-    while high is None and low < most and time_left():
+    while high is None and kept[-1] < most and time_left():
         # On the way up one good answer will do: the next number asks for more of the same.
         said = twice(hold, count, time_left, enough_if="kept")
-        low, high, outcome = (count, None, outcome) if said == "kept" else (low, count, said)
+        if said == "kept":
+            kept.append(count)
+        else:
+            high, beyond = count, said
         count = min(2 * count, most)
-    while high is not None and high - low > max(1, RESOLUTION * high) and time_left():
-        count = (low + high) // 2
-        said = twice(hold, count, time_left)
-        low, high, outcome = (count, high, outcome) if said == "kept" else (low, count, said)
+    sure = {0}
+    while time_left():
+        if wide(kept[-1], high):
+            count = (kept[-1] + (high or 0)) // 2
+            said = twice(hold, count, time_left)
+        elif kept[-1] not in sure:
+            said = twice(hold, count := kept[-1], time_left, enough_if="kept")  # for the second time
+        else:
+            break
+        if said == "kept":
+            kept.append(count)
+            sure.add(count)
+        else:
+            kept = [each for each in kept if each < count]
+            high, beyond = count, said
+    if wide(kept[-1], high) or kept[-1] not in sure:
+        return Found(kept[-1], high, "budget")
     if high is None:
-        return Found(low, None, "most" if low == most else "budget")
-    if high - low > max(1, RESOLUTION * high):
-        return Found(low, high, "budget")
-    return Found(low, high, "generator" if outcome == "void" else "daemon")
+        return Found(kept[-1], None, "most" if kept[-1] == most else "budget")
+    return Found(kept[-1], high, "generator" if beyond == "void" else "daemon")
+
+
+def wide(low: int, high: int | None) -> bool:
+    """Whether there is anything worth knowing between what was kept and what was not."""
+    return high is not None and high - low > max(1, RESOLUTION * high)
 
 
 def twice(

@@ -59,7 +59,7 @@ def test_no_more_than_what_was_asked_for():
     asked = []
     found = search(daemon(10_000, asked), start=16, most=100, time_left=FOREVER)
     assert (found.calls, found.above, found.why) == (100, None, "most")
-    assert asked == [16, 32, 64, 100]
+    assert asked == [16, 32, 64, 100, 100]
 
 
 def test_without_time_it_says_what_it_knows():
@@ -70,6 +70,18 @@ def test_without_time_it_says_what_it_knows():
     asked.clear()
     found = search(hold, start=16, most=4096, time_left=lambda: len(asked) < 6)
     assert (found.calls, found.above, found.why) == (96, 128, "budget")
+
+
+def test_a_number_that_was_kept_by_luck_is_asked_again():
+    """96 calls are too many but were kept on the way up; when 192 and all between are not, they are held once more."""
+    answers = iter(["kept"])
+
+    def hold(calls):
+        return next(answers, "broken") if calls == 96 else "kept" if calls <= 80 else "broken"
+
+    found = search(hold, start=48, most=4096, time_left=FOREVER)
+    assert found.calls <= 80 < found.above <= 84
+    assert found.why == "daemon"
 
 
 def test_one_call_may_be_too_many():
