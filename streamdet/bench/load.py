@@ -40,6 +40,8 @@ TURN_S: Final = 5.0
 AHEAD_S: Final = 0.3
 # For the last words of calls that were ended.
 GOODBYE_S: Final = 30.0
+# Between two looks at the daemon's memory.
+MEMORY_S: Final = 0.5
 # Spreads any number of calls evenly over a hop, and stays even when some are added: multiples of the golden ratio.
 GOLDEN: Final = (math.sqrt(5) - 1) / 2
 
@@ -84,7 +86,8 @@ class Held(msgspec.Struct, frozen=True):
     """CPU time over time."""
     client_cores: float
     """The caller and this process."""
-    rss_bytes: int | None
+    rss: tuple[tuple[float, int], ...]
+    """Resident bytes of the daemon every so often, with the time (monotonic s)."""
     mean_batch: float
     batch_ms: float
     """Mean time of a batch in the scoring thread."""
@@ -157,6 +160,11 @@ class Load:
             self._ending = {number for number, _ in ended}
         return max(places, default=0) * TICK_S
 
+    @property
+    def numbers(self) -> list[int]:
+        """Of the calls that are open."""
+        return [number for number, _ in self._open]
+
     def await_closed(self) -> bool:
         """Wait until the calls that were ended have had their last words; False when that takes too long."""
         return self._ears.await_closed(self._ending, GOODBYE_S)
@@ -170,7 +178,7 @@ class Load:
         """
         before, metrics, _ = usage(self._caller.pid).cpu_s + time.process_time(), self.daemon.metrics(), self._report()
         began, busy_s = time.monotonic(), self._daemon_cpu_s()
-        time.sleep(seconds)
+        rss = self._watch_memory(began + seconds)
         ended, spent_s = time.monotonic(), self._daemon_cpu_s()
         sent = self._report()
         client_s = usage(self._caller.pid).cpu_s + time.process_time() - before
@@ -179,7 +187,7 @@ class Load:
         batches = late["streamdet_batch_windows_count"] - metrics["streamdet_batch_windows_count"]
         windows = late["streamdet_batch_windows_sum"] - metrics["streamdet_batch_windows_sum"]
         run_s = late["streamdet_batch_seconds_sum"] - metrics["streamdet_batch_seconds_sum"]
-        used, length_s = self.daemon.usage(), ended - began
+        length_s = ended - began
         return Held(
             calls=self.calls,
             seconds=length_s,
@@ -188,7 +196,7 @@ class Load:
             sent=sent,
             daemon_cores=None if busy_s is None or spent_s is None else (spent_s - busy_s) / length_s,
             client_cores=client_s / length_s,
-            rss_bytes=used and used.rss_bytes,
+            rss=rss,
             mean_batch=windows / max(1.0, batches),
             batch_ms=1e3 * run_s / max(1.0, batches),
         )
@@ -244,6 +252,16 @@ class Load:
         if not line:
             raise StreamdetError.of("exit code of the caller", self._caller.wait(), "a process that plays calls")
         return msgspec.json.decode(line, type=Sent)
+
+    def _watch_memory(self, until_s: float) -> tuple[tuple[float, int], ...]:
+        """Wait, and look at the daemon's memory meanwhile."""
+        seen = []
+        while (left_s := until_s - time.monotonic()) > 0:
+            used = self.daemon.usage()
+            if used is not None:
+                seen.append((time.monotonic(), used.rss_bytes))
+            time.sleep(min(MEMORY_S, left_s))
+        return tuple(seen)
 
     def _daemon_cpu_s(self) -> float | None:
         used = self.daemon.usage()
