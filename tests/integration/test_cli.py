@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,23 @@ def of(stream: str, kind: str, records: Sequence[dict[str, Any]]) -> list[dict[s
 
 
 # -- run, send, tail, status -----------------------------------------------------------------------------------------
+
+
+def frames_taken(config_file: Path) -> float:
+    """Messages that the daemon has taken so far."""
+    address = config_file.read_text("utf-8").partition('http = "')[2].partition('"')[0]
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=PATIENCE_S) as answer:
+        rows = dict(line.rsplit(" ", 1) for line in answer.read().decode().splitlines() if line[0] != "#")
+    return float(rows.get('streamdet_frames_total{transport="zeromq"}', 0))
+
+
+@pytest.mark.usefixtures("daemon")
+@pytest.mark.parametrize(("words", "frames"), [((), 20), (("--frame-ms", "40"), 50)])
+def test_a_message_holds_100_ms_or_what_is_asked_for(start, config_file, wav, words, frames):
+    tail = tailing(start, config_file, "--json")
+    assert streamdet("send", wav, "-c", config_file, *words).returncode == 0
+    closed(tail, "call")
+    assert frames_taken(config_file) == frames + 1  # and the empty one that ends it
 
 
 def test_a_call_in_real_time_is_scored_and_told_of(start, config_file, daemon, wav):
