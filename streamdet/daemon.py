@@ -105,8 +105,7 @@ class Daemon:
             self.addresses[f"pcm.{number}"] = listener.address
 
     def _load(self, loaded: bundle.Bundle) -> Scorer:
-        scoring = self.config.scoring
-        scorer = Scorer.of(loaded, scoring)
+        scorer = Scorer.of(loaded, self.config.scoring, at_once=True)
         taken_ms = scorer.warm_up()
         shown = ", ".join(f"{size}: {ms:.0f} ms" for size, ms in taken_ms.items())
         self._metrics.loaded(loaded.manifest.model_id, scorer.provider)

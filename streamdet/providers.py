@@ -3,8 +3,10 @@
 Nothing here imports onnxruntime, so what is asked of a GPU can be checked on a machine without one.
 """
 
+import contextlib
 import os
 import re
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final, Literal
 
@@ -77,16 +79,24 @@ def options(
     return [(TENSORRT, _TENSORRT | shapes | folder | fp16), (CUDA, dict(_CUDA)), (CPU, {})]
 
 
-def engine_folder(cache: Path | None, model_sha256: str, version: str) -> Path:
+def engine_folder(cache: Path | None, model_sha256: str, onnxruntime: str) -> Path:
     """Say where TensorRT's engines of one model, version and card lie: none of them fits another.
 
     Args:
         cache: the folder from the settings; None is the service's CacheDirectory, or the user's cache.
         model_sha256: of the model's file.
-        version: of onnxruntime and of what it was built against.
+        onnxruntime: its version.
     """
-    place = cache or _cache()
-    return place / "tensorrt" / "-".join([model_sha256[:16], _plain(version), _plain(card())])
+    words = [model_sha256[:16], onnxruntime, tensorrt_version(), card()]
+    return (cache or _cache()) / "tensorrt" / "-".join(map(_plain, words))
+
+
+def tensorrt_version() -> str:
+    """Version of the TensorRT that pip installed, empty where it came another way."""
+    for package in ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"):
+        with contextlib.suppress(PackageNotFoundError):
+            return version(package)
+    return ""
 
 
 def card() -> str:

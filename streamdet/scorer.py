@@ -6,7 +6,7 @@ batch size it will ever use before it is called ready.
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
@@ -17,7 +17,7 @@ import onnxruntime as ort
 
 from streamdet import providers
 from streamdet.audio import Samples
-from streamdet.bundle import Bundle
+from streamdet.bundle import Bundle, Manifest
 from streamdet.config import Scoring
 from streamdet.errors import BundleError, ConfigError
 from streamdet.head import Head
@@ -29,10 +29,13 @@ from streamdet.window import score_windows
 BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 # On a card: one batch runs while the next one is copied there.
 ON_CARD: Final = 2
+# A window that takes one thread less than this share of a hop is not worth sharing: waking other threads and waiting
+# for them costs more than it saves when each has a window of its own. A slower one would be late for its next hop.
+ALONE_HOPS: Final = 0.05
 
 
 class Scorer:
-    """One onnxruntime session. `run` and `score` may be called from `runs` threads at once."""
+    """One onnxruntime session; `run` and `score` may be called from `runs` threads at once."""
 
     def __init__(
         self,
@@ -43,6 +46,7 @@ class Scorer:
         batch_max: int = 16,
         cache: Path | None = None,
         cuda_graphs: bool = False,
+        at_once: bool = False,
     ) -> None:
         """Load a bundle.
 
@@ -54,6 +58,8 @@ class Scorer:
             batch_max: most windows in one run.
             cache: folder for what TensorRT builds; None = the service's or the user's.
             cuda_graphs: replay each bucket's run as one launch.
+            at_once: for several callers, as the pump has: runs of a fast model have one CPU thread each and go side by
+                side. A single caller is served best by runs that have all threads.
 
         Raises:
             BundleError: the files are not what the manifest says, or the model is not.
@@ -64,21 +70,32 @@ class Scorer:
         self.buckets: Final = (*(size for size in BUCKETS if size < most), most)
         name = providers.wanted(provider)
         threads = threads or len(os.sched_getaffinity(0))
-        self._session: Final = open_session(bundle, name, threads, batch_max=most, cache=cache, cuda_graphs=cuda_graphs)
+        contents = bundle.read_verified(*(file for file in self.manifest.files if file != self.manifest.model.head))
+
+        def open_with(run_threads: int) -> ort.InferenceSession:
+            return _open(contents, self.manifest, name, run_threads, most, cache, cuda_graphs)
+
+        self._session = open_with(1 if at_once else threads)
         self.provider: Final[str] = self._session.get_providers()[0]
         """What it runs on, in onnxruntime's words."""
         if self.provider != name:
             # onnxruntime falls back without an error: a GPU box would score on its CPU and be late for ever.
             raise ConfigError.of("scoring.provider", provider, f"{name}, but onnxruntime fell back to {self.provider}")
         self._check_shapes()
-        self._card: Final = Card(self._session, bundle, self.buckets) if providers.on_card(name) else None
-        self.runs: Final = ON_CARD if self._card else threads
-        """Runs that go at once."""
+        self._card: Final = Card(self._session, self.manifest, self.buckets) if providers.on_card(name) else None
+        self.runs, self.run_threads = 1, threads
+        """Runs that may go at once, and the CPU threads of each."""
+        if self._card:
+            self.runs = ON_CARD
+        elif at_once and threads > 1 and self._alone_s() > ALONE_HOPS * self.manifest.audio.hop_s:
+            self._session = open_with(threads)
+        elif at_once:
+            self.runs, self.run_threads = threads, 1
         self.head: Final = Head(bundle) if bundle.manifest.blocks else None
         """Of a block model: what merges the sums of blocks, which `run` gives, into scores."""
 
     @classmethod
-    def of(cls, bundle: Bundle, scoring: Scoring) -> Self:
+    def of(cls, bundle: Bundle, scoring: Scoring, *, at_once: bool = False) -> Self:
         """Load a bundle as the settings say."""
         return cls(
             bundle,
@@ -87,6 +104,7 @@ class Scorer:
             batch_max=scoring.batch_max,
             cache=scoring.cache,
             cuda_graphs=scoring.cuda_graphs,
+            at_once=at_once,
         )
 
     def warm_up(self) -> dict[int, float]:
@@ -130,6 +148,16 @@ class Scorer:
             at += size
         return np.concatenate(scores) if scores else np.empty(0, np.float32)
 
+    def bare(self, audio: Samples) -> Callable[[], object]:
+        """Return what runs the session on these rows again and again, and does nothing else: a bench's measure.
+
+        On a card the rows lie there already, and only one such call may be under way.
+        """
+        if self._card is not None:
+            return self._card.bare(audio)
+        model = self.manifest.model
+        return lambda: self._session.run([model.output], {model.input: audio})
+
     def score(self, windows: Sequence[Window]) -> list[Score]:
         """Score the bytes of windows with this session."""
         return score_windows(windows, self.manifest, self.run, self.head)
@@ -140,6 +168,13 @@ class Scorer:
         model = self.manifest.model
         scores: Samples = self._session.run([model.output], {model.input: audio})[0]
         return scores
+
+    def _alone_s(self) -> float:
+        """Seconds of one window, the second time."""
+        for _ in range(2):
+            began_s = time.perf_counter()
+            self._run(np.zeros((1, self.manifest.input_samples), np.float32))
+        return time.perf_counter() - began_s
 
     def _check_shapes(self) -> None:
         """Refuse a model that is not what its manifest says."""
@@ -159,18 +194,18 @@ class Scorer:
 class Place:
     """Buffers of one batch size with fixed addresses, and the binding of the model's input and output to them."""
 
-    def __init__(self, session: ort.InferenceSession, bundle: Bundle, size: int, number: int) -> None:
+    def __init__(self, session: ort.InferenceSession, manifest: Manifest, size: int, number: int) -> None:
         """Allocate.
 
         Args:
             session: on any provider.
-            bundle: whose model it runs.
+            manifest: of the model.
             size: rows.
             number: tells this place from every other of the session; CUDA graphs are kept by it.
         """
-        model = bundle.manifest.model
+        model = manifest.model
         kind = "cuda" if providers.on_card(session.get_providers()[0]) else "cpu"
-        shape = (size, bundle.manifest.input_samples)
+        shape = (size, manifest.input_samples)
         self._session: Final = session
         self._host: Final = _host_memory(session, shape)
         self._input: Final = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, kind)
@@ -197,14 +232,14 @@ class Place:
 class Card:
     """A session on a GPU: one thread runs it, and the next batch is loaded meanwhile."""
 
-    def __init__(self, session: ort.InferenceSession, bundle: Bundle, buckets: Sequence[int]) -> None:
+    def __init__(self, session: ort.InferenceSession, manifest: Manifest, buckets: Sequence[int]) -> None:
         """Allocate the buffers of every bucket, twice."""
         # A CUDA graph belongs to the thread that captured it, and onnxruntime wants all runs from that one.
         self._thread: Final = ThreadPoolExecutor(1, "card")
         self._free: Final[dict[int, SimpleQueue[Place]]] = {size: SimpleQueue() for size in buckets}
         sizes = [size for size in buckets for _ in range(ON_CARD)]
         for number, size in enumerate(sizes, 1):
-            self._free[size].put(Place(session, bundle, size, number))
+            self._free[size].put(Place(session, manifest, size, number))
 
     def run(self, audio: Samples) -> Samples:
         """Score `(B, T)`, B a bucket; from at most `ON_CARD` threads at once."""
@@ -216,32 +251,33 @@ class Card:
         finally:
             places.put(place)
 
+    def bare(self, audio: Samples) -> Callable[[], object]:
+        """Load `(B, T)`, and return what runs on it."""
+        place = self._free[audio.shape[0]].get()
+        place.load(audio)
+        self._free[audio.shape[0]].put(place)
+        return lambda: self._thread.submit(place.run).result()
 
-def open_session(
-    bundle: Bundle,
+
+def _open(
+    contents: Mapping[str, bytes],
+    manifest: Manifest,
     name: str,
     threads: int,
-    *,
-    batch_max: int = 1,
-    cache: Path | None = None,
-    cuda_graphs: bool = False,
+    batch_max: int,
+    cache: Path | None,
+    cuda_graphs: bool,
 ) -> ort.InferenceSession:
-    """Open a session on the provider `name` as a scorer does.
-
-    Raises:
-        BundleError: a file differs from the manifest, or the model does not load.
-    """
-    manifest = bundle.manifest
-    contents = bundle.read_verified(*(file for file in manifest.files if file != manifest.model.head))
-    model = contents.pop(manifest.model.file)
+    """Open a session on the provider `name` from bytes that were verified."""
+    external = {file: content for file, content in contents.items() if file != manifest.model.file}
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = threads
     settings.log_severity_level = 3  # warnings about CPU placement of shape nodes are no news to anybody
     # A spinning pool takes whole cores from the calls' own work between runs: 103 % against 4 % of a CPU, measured.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if contents:
+    if external:
         # External data must come from the bytes that were hashed too, not from the disk a second time.
-        names, buffers = list(contents), list(contents.values())
+        names, buffers = list(external), list(external.values())
         settings.add_external_initializers_from_files_in_memory(names, buffers, [len(part) for part in buffers])
     engines = providers.engine_folder(cache, manifest.files[manifest.model.file].sha256, ort.__version__)
     if name == providers.TENSORRT:
@@ -256,7 +292,7 @@ def open_session(
         graphs=cuda_graphs,
     )
     try:
-        return ort.InferenceSession(model, settings, providers=order)
+        return ort.InferenceSession(contents[manifest.model.file], settings, providers=order)
     except Exception as error:  # onnxruntime raises a class of its own for each status code, with no common base
         first_line = str(error).strip().partition("\n")[0]
         raise BundleError.of("model", manifest.model.file, f"a model that loads ({first_line})") from error

@@ -17,7 +17,6 @@ import numpy as np
 import uvloop
 from numpy.typing import NDArray
 
-from streamdet import providers
 from streamdet.audio import decode, encode, read_recording, resample
 from streamdet.bench.report import Row
 from streamdet.bench.steady import percentiles, take_turns
@@ -27,7 +26,7 @@ from streamdet.errors import DataError
 from streamdet.providers import Provider
 from streamdet.pump import Pump
 from streamdet.records import AudioFormat, Event, Frame, Verdict, Window
-from streamdet.scorer import Place, Scorer, open_session
+from streamdet.scorer import Scorer
 from streamdet.speech import activity, seconds
 from streamdet.window import make_ready, settle
 from streamdet.wire import verdicts
@@ -56,7 +55,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
 
     def scorer(self, batch: int, threads: int) -> Scorer:
         """Load and warm up."""
-        scorer = Scorer(self.bundle, provider=self.provider, threads=threads, batch_max=batch)
+        scorer = Scorer(self.bundle, provider=self.provider, threads=threads, batch_max=batch, at_once=True)
         scorer.warm_up()
         return scorer
 
@@ -120,6 +119,25 @@ def windows_with_speech(ask: Ask, count: int) -> list[Window]:
 # -- windows a second ------------------------------------------------------------------------------------------------
 
 
+class Spent(msgspec.Struct, frozen=True):
+    """What some windows took."""
+
+    windows: int
+    wall_s: float
+    cpu_s: float
+    """Of the whole process: what a busy machine cannot distort."""
+
+    @property
+    def rate(self) -> float:
+        """Windows a second."""
+        return self.windows / self.wall_s
+
+    @property
+    def cpu_ms(self) -> float:
+        """CPU milliseconds a window."""
+        return 1e3 * self.cpu_s / self.windows
+
+
 def throughput(ask: Ask, batch: int, threads: int) -> dict[str, Any]:
     """Compare the line with the bare loop at one batch size and number of threads.
 
@@ -128,28 +146,25 @@ def throughput(ask: Ask, batch: int, threads: int) -> dict[str, Any]:
     """
     scorer = ask.scorer(batch, threads)
     batch = scorer.buckets[-1]
-    runs = bare(ask, batch, threads, scorer.runs)
-    cpu_s: dict[str, list[float]] = {"engine": [], "bare": []}
+    runs = bare(scorer, ask, batch)
+    spent: dict[str, list[Spent]] = {"engine": [], "bare": []}
 
     def line() -> float:
-        with _cpu(cpu_s["engine"]) as done:
-            rate, windows = uvloop.run(Line(scorer, batch, ask).rate(ask.windows))
-            done(windows)
-        return rate
+        spent["engine"].append(uvloop.run(Line(scorer, batch, ask).served(ask.windows)))
+        return spent["engine"][-1].rate
 
     def alone() -> float:
-        with _cpu(cpu_s["bare"]) as done:
-            rate, windows = at_once(runs, batch, ask.windows)
-            done(windows)
-        return rate
+        spent["bare"].append(at_once(runs, batch, ask.windows))
+        return spent["bare"][-1].rate
 
     found = take_turns({"engine": line, "bare": alone}, rounds=ask.rounds)
-    cpu_ms = {name: 1e3 * float(np.median(values[1:])) for name, values in cpu_s.items()}
+    cpu_ms = {name: float(np.median([turn.cpu_ms for turn in turns[1:]])) for name, turns in spent.items()}
     rates = {name: steady.median for name, steady in found.items()}
     return {
         "row": "throughput",
         "batch": batch,
         "threads": threads,
+        "runs": scorer.runs,
         "engine_windows_per_s": rates["engine"],
         "bare_windows_per_s": rates["bare"],
         "ratio_engine_to_bare": rates["engine"] / rates["bare"],
@@ -160,20 +175,14 @@ def throughput(ask: Ask, batch: int, threads: int) -> dict[str, Any]:
     }
 
 
-def bare(ask: Ask, batch: int, threads: int, runs: int) -> list[Callable[[], object]]:
-    """Calls that run the model once on a batch: one for each run that a scorer has going at once."""
-    model, name = ask.bundle.manifest.model, providers.wanted(ask.provider)
-    session = open_session(ask.bundle, name, threads, batch_max=batch)
-    audio = make_ready(windows_with_speech(ask, batch), ask.bundle.manifest).audio[:batch]
-    if not providers.on_card(name):
-        return [lambda: session.run([model.output], {model.input: audio})] * runs
-    place = Place(session, ask.bundle, batch, 1)  # on a card the input lies there already
-    place.load(audio)
-    return [place.run]
+def bare(scorer: Scorer, ask: Ask, batch: int) -> list[Callable[[], object]]:
+    """Calls that run a scorer's session once on a batch and do nothing else: one for each run that may go at once."""
+    audio = make_ready(windows_with_speech(ask, batch), scorer.manifest).audio[:batch]
+    return [scorer.bare(audio) for _ in range(scorer.runs)]
 
 
-def at_once(runs: Sequence[Callable[[], object]], batch: int, windows: int) -> tuple[float, int]:
-    """Repeat each in a thread of its own until `windows` are done: windows a second, and how many."""
+def at_once(runs: Sequence[Callable[[], object]], batch: int, windows: int) -> Spent:
+    """Repeat each in a thread of its own until about `windows` are done."""
     times = max(1, round(windows / batch / len(runs)))
 
     def loop(run: Callable[[], object]) -> None:
@@ -181,13 +190,12 @@ def at_once(runs: Sequence[Callable[[], object]], batch: int, windows: int) -> t
             run()
 
     threads = [threading.Thread(target=loop, args=[run]) for run in runs]
-    began_s = time.perf_counter()
+    began_s, cpu_s = time.perf_counter(), time.process_time()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    done = times * batch * len(runs)
-    return done / (time.perf_counter() - began_s), done
+    return Spent(times * batch * len(runs), time.perf_counter() - began_s, time.process_time() - cpu_s)
 
 
 class Line:
@@ -208,8 +216,8 @@ class Line:
         self.batches: Final[list[int]] = []
         """Windows of each run."""
 
-    async def rate(self, windows: int) -> tuple[float, int]:
-        """Scored windows a second, after a few that fill the line; and how many were scored in all.
+    async def served(self, windows: int) -> Spent:
+        """Serve as many windows, after a few that fill the line; those that were scored count.
 
         Raises:
             DataError: hardly any was.
@@ -219,14 +227,14 @@ class Line:
             for track in range(self._tracks):
                 self._hop(track)
             await self._until(self._tracks, pumping)
-            began_s, first = time.monotonic(), len(self._verdicts)
+            began_s, cpu_s, first = time.perf_counter(), time.process_time(), len(self._verdicts)
             await self._until(first + windows, pumping)
-            ended_s, last = time.monotonic(), len(self._verdicts)
-        scored = [verdict.llr is not None for verdict in self._verdicts]
-        if 2 * sum(scored[first:last]) < windows:
+            wall_s, cpu_s = time.perf_counter() - began_s, time.process_time() - cpu_s
+            scored = sum(verdict.llr is not None for verdict in self._verdicts[first:])
+        if 2 * scored < windows:
             expected = f"at least half of {windows}; give it recordings of speech"
-            raise DataError.of("windows with speech", sum(scored[first:last]), expected)
-        return sum(scored[first:last]) / (ended_s - began_s), sum(scored)
+            raise DataError.of("windows with speech", scored, expected)
+        return Spent(scored, wall_s, cpu_s)
 
     async def at_real_time(self, tracks: int, seconds: float) -> list[float]:
         """Lags (ms) of the windows of calls that began at any time and come at their own pace."""
@@ -277,14 +285,6 @@ class Line:
 
     def _scored(self, windows: int, _: float) -> None:
         self.batches.append(windows)
-
-
-@contextmanager
-def _cpu(values: list[float]) -> Iterator[Callable[[int], None]]:
-    """Keep CPU seconds of this process a window, for as many windows as `done` is told."""
-    began_s, counted = time.process_time(), list[int]()
-    yield counted.append
-    values.append((time.process_time() - began_s) / sum(counted))
 
 
 # -- where the time goes ---------------------------------------------------------------------------------------------
@@ -374,10 +374,9 @@ def half_load(ask: Ask, batch: int, threads: int) -> dict[str, Any]:
     """Lag beyond the run of one window by itself, with the calls in real time that half of the model's rate serves."""
     scorer = ask.scorer(batch, threads)
     hop_s = scorer.manifest.audio.hop_s
-    (run, *others) = bare(ask, 1, threads, scorer.runs)
-    alone_ms = 1e3 / float(np.median([at_once([run], 1, 10)[0] for _ in range(5)]))
-    most, _ = at_once([run, *others], 1, ask.windows)
-    tracks = max(1, round(most * hop_s / 2))
+    (run, *others) = bare(scorer, ask, 1)
+    alone_ms = float(np.median([1e3 / at_once([run], 1, 10).rate for _ in range(5)]))
+    tracks = max(1, round(at_once([run, *others], 1, ask.windows).rate * hop_s / 2))
     line = Line(scorer, scorer.buckets[-1], ask)
     lags_ms = uvloop.run(line.at_real_time(tracks, ask.lag_s))
     p50, p95, p99 = percentiles([lag_ms - alone_ms for lag_ms in lags_ms], 50, 95, 99)
@@ -424,6 +423,7 @@ def tables(rows: Sequence[Row]) -> dict[str, dict[str, str]]:
     every = {
         "throughput": {
             **where,
+            "runs at once": "runs",
             "engine, windows/s": "engine_windows_per_s",
             "bare, windows/s": "bare_windows_per_s",
             "engine to bare": "ratio_engine_to_bare",

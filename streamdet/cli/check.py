@@ -14,7 +14,7 @@ def check(config: ConfigFile = None, set_: Settings = None, bundle: BundlePath =
     settings = read_config(config, set_, bundle)
     check_endpoints(settings.endpoints)
     loaded = bundles.load(settings.bundle.path or bundles.starter_path())
-    scorer = Scorer.of(loaded, settings.scoring)
+    scorer = Scorer.of(loaded, settings.scoring, at_once=True)
     taken_ms = scorer.warm_up()
     audio, decision = loaded.manifest.audio, loaded.manifest.decision
     runs = ", ".join(f"{size}: {ms:.1f}" for size, ms in taken_ms.items())

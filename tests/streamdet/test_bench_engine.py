@@ -1,5 +1,6 @@
 """`bench engine` at a tiny size: it counts what it says, on the daemon's own path. Nothing here asserts a speed."""
 
+import asyncio
 import json
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
+from streamdet import bundle
 from streamdet.audio import encode
 from streamdet.bench import engine as bench
 from streamdet.cli import application
@@ -29,14 +31,12 @@ def test_both_sides_are_compared_and_cpu_is_counted(ask):
 
 
 def test_the_line_scores_in_full_batches_what_the_calls_bring(ask):
-    import asyncio
-
     scorer = ask.scorer(4, 1)
     line = bench.Line(scorer, 4, ask)
-    rate, scored = asyncio.run(line.rate(24))
-    assert rate > 0
-    assert scored >= 24
-    assert sum(line.batches) == scored
+    spent = asyncio.run(line.served(24))
+    assert spent.windows >= 24
+    assert spent.rate == pytest.approx(spent.windows / spent.wall_s)
+    assert sum(line.batches) > spent.windows
     assert max(line.batches) == 4
 
 
@@ -57,8 +57,6 @@ def test_every_stage_of_a_window_is_timed(ask):
 def test_calls_at_half_load_come_at_their_own_pace(ask):
     few = bench.Ask(bundle=ask.bundle, audio=ask.audio, form=MULAW, windows=24, rounds=3, lag_s=2.2)
     scorer = few.scorer(2, 1)
-    import asyncio
-
     lags_ms = asyncio.run(bench.Line(scorer, 2, few).at_real_time(3, few.lag_s))
     assert len(lags_ms) == 6  # two whole seconds each
 
@@ -67,6 +65,15 @@ def test_a_batch_of_the_toy_changes_no_llr(ask):
     rows = bench.parity(ask, 4, 1)
     assert [row["batch"] for row in rows] == [1, 2, 4]
     assert max(row["llr_difference"] for row in rows) < 1e-5
+
+
+def test_a_batch_changes_no_llr_of_the_starter():
+    """Same audio, same LLR whatever the batch it rode in: within 1e-4 in fp32."""
+    starter = bundle.load(bundle.starter_path())
+    rows = bench.parity(bench.Ask(bundle=starter, audio=bench.speech([], MULAW), form=MULAW), 8, 1)
+    assert {row["precision"] for row in rows} == {"fp32"}
+    assert [row["batch"] for row in rows] == [1, 2, 4, 8]
+    assert max(row["llr_difference"] for row in rows) < 1e-4
 
 
 def test_the_command_prints_plays_recordings_and_writes(tiny_bundle, babble, tmp_path):

@@ -1,5 +1,7 @@
 """The scorer: company changes no score, and what is not as its manifest says is refused."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import msgspec
 import numpy as np
 import onnx
@@ -9,11 +11,12 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from streamdet import bundle
+from streamdet import scorer as scorers
 from streamdet.blocks import ABSENT_LOGIT
 from streamdet.bundle import Model
 from streamdet.errors import BundleError, ConfigError, StreamdetError
 from streamdet.records import AudioFormat, Window
-from streamdet.scorer import Scorer
+from streamdet.scorer import ON_CARD, Card, Place, Scorer
 from streamdet.window import score_windows
 
 S16 = AudioFormat(16_000, "s16le")
@@ -38,6 +41,62 @@ def test_neither_company_nor_padding_changes_a_score(tiny_bundle):
     assert scorer.run(audio) == pytest.approx(alone, abs=1e-6)
     assert scorer.run(audio[:0]).shape == (0,)
     assert set(scorer.warm_up()) == {1, 2, 4}
+
+
+def test_runs_of_a_fast_model_go_side_by_side_and_a_slow_one_gets_all_threads(tiny_bundle, monkeypatch):
+    def shape(**options):
+        made = Scorer(tiny_bundle, provider="cpu", threads=3, **options)
+        return made.runs, made.run_threads, made._session.get_session_options().intra_op_num_threads
+
+    assert shape() == (1, 3, 3)  # one caller
+    assert shape(at_once=True) == (3, 1, 1)
+    monkeypatch.setattr(scorers, "ALONE_HOPS", 0.0)
+    assert shape(at_once=True) == (1, 3, 3)
+    monkeypatch.setattr(Scorer, "_alone_s", lambda _: pytest.fail("nothing to choose"))
+    assert Scorer(tiny_bundle, provider="cpu", threads=1, at_once=True).runs == 1
+
+
+def test_callers_side_by_side_get_their_own_scores(tiny_bundle):
+    scorer, audio = Scorer(tiny_bundle, provider="cpu", threads=4, batch_max=2, at_once=True), noise(8)
+    alone = [scorer.run(audio[at : at + 1])[0] for at in range(8)]
+    with ThreadPoolExecutor(scorer.runs) as callers:
+        for _ in range(20):
+            found = list(callers.map(lambda at: scorer.run(audio[at : at + 1])[0], range(8)))
+            assert found == pytest.approx(alone, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["tiny_bundle", "block_bundle"])
+def test_bound_buffers_give_what_a_plain_run_gives(request, kind):
+    """What a GPU scores through, on the CPU: fixed buffers, one thread that runs, the next batch loaded meanwhile."""
+    made = request.getfixturevalue(kind)
+    scorer = Scorer(made, provider="cpu", batch_max=4)
+    card = Card(scorer._session, made.manifest, scorer.buckets)
+    rows = np.random.default_rng(2).uniform(-0.5, 0.5, (24, made.manifest.input_samples)).astype(np.float32)
+    with ThreadPoolExecutor(ON_CARD) as callers:
+        for size in scorer.buckets:
+            batches = [rows[at : at + size] for at in range(0, 24, size)]
+            for found, batch in zip(callers.map(card.run, batches), batches, strict=True):
+                assert found == pytest.approx(scorer.run(batch), abs=1e-5)
+    assert card.bare(rows[:4])() == pytest.approx(scorer.run(rows[:4]), abs=1e-5)
+
+
+def test_a_place_keeps_its_addresses(tiny_bundle):
+    place = Place(Scorer(tiny_bundle, provider="cpu")._session, tiny_bundle.manifest, 2, 7)
+    addresses = [value.data_ptr() for value in (place._host, place._input, place._output)]
+    for _ in range(3):
+        place.load(noise(2))
+        place.run()
+    assert [value.data_ptr() for value in (place._host, place._input, place._output)] == addresses
+    assert len(set(addresses)) == 3
+    assert place._options.get_run_config_entry("gpu_graph_id") == "7"
+
+
+def test_no_row_is_padding(tiny_bundle, monkeypatch):
+    scorer, sizes = Scorer(tiny_bundle, provider="cpu", batch_max=8), []
+    run = scorer._run
+    monkeypatch.setattr(scorer, "_run", lambda audio: sizes.append(len(audio)) or run(audio))
+    assert scorer.run(*(noise(count) for count in (1, 10, 2))).shape == (13,)
+    assert sizes == [8, 4, 1]
 
 
 def test_dynamic_int8_runs_one_window_at_a_time(tiny_bundle):
@@ -85,9 +144,10 @@ def test_two_scores_a_window_are_refused_before_ready(tiny_bundle):
         Scorer(altered(tiny_bundle, keep_the_dimension), provider="cpu").warm_up()
 
 
-def test_cuda_is_not_replaced_by_the_cpu(tiny_bundle):
-    with pytest.raises((ConfigError, BundleError), match=r"CUDA|cuda"):
-        Scorer(tiny_bundle, provider="cuda")
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_card_is_not_replaced_by_the_cpu(tiny_bundle, provider, tmp_path):
+    with pytest.raises((ConfigError, BundleError), match=r"(?i)cuda|tensorrt"):
+        Scorer(tiny_bundle, provider=provider, cache=tmp_path)
 
 
 def test_what_is_no_number_is_no_evidence(tiny_bundle, babble):
