@@ -47,6 +47,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     """One channel in `form`; windows begin all over it, so all of it should be speech."""
     form: AudioFormat
     provider: Provider = "cpu"
+    cuda_graphs: bool = False
     windows: int = 160
     """A turn."""
     rounds: int = 12
@@ -55,7 +56,14 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
 
     def scorer(self, batch: int, threads: int) -> Scorer:
         """Load and warm up."""
-        scorer = Scorer(self.bundle, provider=self.provider, threads=threads, batch_max=batch, at_once=True)
+        scorer = Scorer(
+            self.bundle,
+            provider=self.provider,
+            threads=threads,
+            batch_max=batch,
+            cuda_graphs=self.cuda_graphs,
+            at_once=True,
+        )
         scorer.warm_up()
         return scorer
 

@@ -49,7 +49,7 @@ def calls(
         load.set_calls(0)
         load.await_closed()
         scoring = read_config(config, set_, bundle).scoring
-        scorer = Scorer(model, provider=scoring.provider, threads=scoring.threads, batch_max=scoring.batch_max)
+        scorer = Scorer.of(model, scoring, at_once=True)  # as the daemon has it
         rows = bench.rows(held.held, limit_ms)
         middle = next(row for row in rows if row["calls"] == half)
         middle.update(bench.added(middle, bench.pure_ms(scorer, max(1, round(middle["mean_batch"])))))

@@ -21,6 +21,7 @@ def engine(
         str, typer.Option(help="Threads of the model, one number after another; 0 is one a core.")
     ] = "1,0",
     provider: Annotated[Literal["auto", "cpu", "cuda", "tensorrt"], typer.Option(help="Where the model runs.")] = "cpu",
+    cuda_graphs: Annotated[bool, typer.Option("--cuda-graphs", help="Replay each batch size as one launch.")] = False,
     rate: Annotated[int, typer.Option(help="Of the calls (Hz).")] = 8000,
     encoding: Annotated[Encoding, typer.Option(help="Of the calls.")] = "mulaw",
     windows: Annotated[int, typer.Option(min=1, help="A turn.")] = 160,
@@ -47,6 +48,7 @@ def engine(
         audio=bench.speech(recording or [], form),
         form=form,
         provider=provider,
+        cuda_graphs=cuda_graphs,
         windows=windows,
         rounds=rounds,
         lag_s=lag_s,
