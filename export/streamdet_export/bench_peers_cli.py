@@ -32,7 +32,7 @@ def peers(
     ] = "xlsr-300m",
     layers: Annotated[int, typer.Option(min=0, help="Of that, transformer layers from below; 0: all.")] = 6,
     kind: Annotated[str, typer.Option(help="Of that bundle: window or block.")] = "window",
-    precision: Annotated[str, typer.Option(help="Of that bundle: fp32, fp16 or int8.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="Of that bundle: fp32, fp16, int8 or int8-dynamic.")] = "fp32",
     keep: Annotated[Path | None, typer.Option(help="Folder for the run and bundle with random weights.")] = None,
     ways: Annotated[str, typer.Option(help="Any of eager, batched, whole, call and calls.")] = "all",
     seconds: Annotated[float, typer.Option(min=1, help="Of each recording at the most.")] = 6.0,
@@ -85,10 +85,9 @@ def peers(
 def random_weights(config: str, layers: int, kind: str, precision: str, folder: Path) -> tuple[Path, Path]:
     """Make a run and a bundle with the same random weights."""
     from streamdet_export import untrained
-    from streamdet_export.passes import PRECISIONS
 
     how = untrained.recipe_of(config, layers, one_of("--kind", kind, ("window", "block")))
-    (made,) = untrained.make(how, folder, [one_of("--precision", precision, PRECISIONS)])
+    (made,) = untrained.make(how, folder, [one_of("--precision", precision, untrained.MADE)])
     return folder / untrained.RUN, made.path
 
 

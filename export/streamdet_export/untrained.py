@@ -1,25 +1,27 @@
 """A run and its bundles with random weights: speed, memory and agreement do not depend on what was learnt.
 
-python -m streamdet_export.untrained CONFIG OUT [--layers N] [--kind window|block] PRECISION...
+    python -m streamdet_export.untrained CONFIG OUT [--layers N] [--kind window|block] PRECISION...
+
+Precisions are fp32, fp16, int8 (static, its scales from the synthetic speech that comes along) and int8-dynamic.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import msgspec
-import numpy as np
 import torch
 from transformers import Wav2Vec2Config
 
 from streamdet import bundle
-from streamdet.bundle import Bundle
+from streamdet.audio import Samples, fill, read_recording, resample
+from streamdet.bundle import Audio, Bundle
 from streamdet.errors import UsageError
 from streamdet_export import passes
 from streamdet_export.graph import MODEL, to_onnx
-from streamdet_export.passes import PRECISIONS, Precision
+from streamdet_export.passes import Precision
 from streamdet_training import model, recipe, run
 from streamdet_training.backbones import shape
 from streamdet_training.model import Detector
@@ -28,6 +30,8 @@ from streamdet_training.recipe import Backbone, Recipe, Window
 RUN: Final = "run"
 
 Kind = Literal["window", "block"]
+Made = Literal["fp32", "fp16", "int8", "int8-dynamic"]
+MADE: Final[tuple[Made, ...]] = get_args(Made)
 
 
 def recipe_of(config: str, layers: int = 0, kind: Kind | None = None) -> Recipe:
@@ -57,7 +61,7 @@ def recipe_of(config: str, layers: int = 0, kind: Kind | None = None) -> Recipe:
     return found.model_copy(update={"mode": "full", "backbone": backbone, "window": window})
 
 
-def make(how: Recipe, out: Path, precisions: Sequence[Precision] = ("fp32",), *, seed: int = 1) -> list[Bundle]:
+def make(how: Recipe, out: Path, precisions: Sequence[Made] = ("fp32",), *, seed: int = 1) -> list[Bundle]:
     """Write a run (`out/run`) and a bundle of each precision (`out/fp32`, ...).
 
     LLRs are raw scores: nothing is calibrated.
@@ -67,20 +71,31 @@ def make(how: Recipe, out: Path, precisions: Sequence[Precision] = ("fp32",), *,
     run.begin(out / RUN, how, detector)
     run.save_weights(out / RUN, detector)
     total = model.count(detector).total
-    return [_bundle(how, detector, out / precision, precision, total) for precision in precisions]
+    return [_bundle(how, detector, out / made, made, total) for made in precisions]
 
 
-def _bundle(how: Recipe, detector: Detector, out: Path, precision: Precision, total: int) -> Bundle:
+def _bundle(how: Recipe, detector: Detector, out: Path, made: Made, total: int) -> Bundle:
     draft = how.draft()
+    precision: Precision = "int8" if made == "int8-dynamic" else made
+    quantization: passes.Quantization = "dynamic" if made == "int8-dynamic" else "static"
+    windows = list(_windows(draft.audio)) if made == "int8" else ()
     draft = msgspec.structs.replace(
         draft,
         created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        model=passes.described(msgspec.structs.replace(draft.model, file=MODEL), precision, "static"),
+        model=passes.described(msgspec.structs.replace(draft.model, file=MODEL), precision, quantization),
         provenance={"base": "random", "total_parameters": total},
     )
-    noise = np.random.default_rng(0).normal(0, 0.1, (4, draft.audio.window_samples)).astype(np.float32)
-    contents = to_onnx(detector, draft.audio.window_samples, precision, quantization="static", windows=noise)
+    contents = to_onnx(detector, draft.audio.window_samples, precision, quantization=quantization, windows=windows)
     return bundle.save(out, draft, contents)
+
+
+def _windows(audio: Audio) -> Iterator[Samples]:
+    """Cut windows out of the synthetic speech that comes with the starter, one after the other."""
+    for path in sorted(bundle.starter_path().glob("*.flac")):
+        samples, rate_hz = read_recording(path)
+        heard = resample(samples[:, 0], rate_hz, audio.rate_hz)
+        for at in range(0, heard.size, audio.window_samples):
+            yield fill(heard[at : at + audio.window_samples], audio.window_samples)
 
 
 def main() -> None:
@@ -88,7 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("config")
     parser.add_argument("out", type=Path)
-    parser.add_argument("precisions", nargs="+", choices=PRECISIONS)
+    parser.add_argument("precisions", nargs="+", choices=MADE)
     parser.add_argument("--layers", type=int, default=0)
     parser.add_argument("--kind", choices=("window", "block"))
     args = parser.parse_args()

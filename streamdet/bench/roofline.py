@@ -195,7 +195,7 @@ def _row(
     return {
         "model": bundle.manifest.model_id,
         "kind": model.kind,
-        "precision": model.precision,
+        "precision": model.precision if model.batches else f"{model.precision}, dynamic",
         "batch": batch,
         "gflop": counted.total / batch / 1e9,
         **{f"gflop_{part}": count / batch / 1e9 for part, count in sorted(counted.by_part.items())},
@@ -220,7 +220,7 @@ def _said_shares(nodes: Iterable[Node], most: int = 4) -> str:
 
 
 def _batch(bundle: Bundle, batch: int) -> int:
-    return 1 if bundle.manifest.model.precision == "int8" else batch
+    return batch if bundle.manifest.model.batches else 1
 
 
 def _repeated(session: ort.InferenceSession, given: Samples, counts: float) -> Callable[[], float]:

@@ -194,6 +194,14 @@ def test_a_run_without_its_bundle_is_refused(made):
         bench_peers_cli.peers(run=made / "run")
 
 
+def test_every_precision_and_kind_can_be_made(made, tmp_path):
+    how = untrained.recipe_of(str(made / "tiny.json"), 1, "block")
+    bundles = untrained.make(how, tmp_path, untrained.MADE)
+    assert [found.manifest.model.precision for found in bundles] == ["fp32", "fp16", "int8", "int8"]
+    assert [found.manifest.model.batches for found in bundles] == [True, True, True, False]
+    assert all(bundle.load(tmp_path / name).manifest.model.kind == "block" for name in untrained.MADE)
+
+
 def test_random_weights_come_of_shapes_and_recipes_alone():
     assert untrained.recipe_of("xlsr-300m", layers=3).backbone.layers == 3
     assert untrained.recipe_of("starter_backbone.toml").backbone.spectral is not None
