@@ -11,8 +11,9 @@ from streamdet.metrics import Metrics
 from streamdet.sockets import ZmqSocket
 from streamdet.wire import frames
 
-# Frames that may wait for the loop, for each sender: four seconds of 50 calls in 20 ms frames.
-RECEIVE_HWM: Final = 10_000
+# Frames that may wait for the loop, for each sender: 20 s of a call on a connection of its own. What comes on top waits
+# in the kernel, then with the sender. One that came alone keeps libzmq's buffer of 8 kB, so this is 8 MB a sender.
+RECEIVE_HWM: Final = 1_000
 
 
 class AudioSocket(ZmqSocket):
