@@ -1,7 +1,7 @@
 """`streamdet bench calls`: how many calls at real time does this machine carry, and how late are their verdicts?"""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -65,7 +65,7 @@ class Bench:
         found = search(self._try, start=start, most=most, time_left=lambda: self._left_s() > reserve_s)
         if found.calls:
             self.repeat(found.calls, keep_s=2 * self._stretch_s)
-        return found
+        return honest(found, {each["calls"]: each["point"] for each in rows(self.held, self._limits.limit_ms)})
 
     def repeat(self, calls: int, *, keep_s: float = 0.0) -> list[Held]:
         """Hold a number until the p99 lags of three stretches agree, or time is out but for `keep_s`."""
@@ -112,6 +112,14 @@ def outcome(held: Held, limit_ms: float) -> Outcome:
         return "void"
     in_time = held.windows and held.lag_ms(99)[0] <= limit_ms and held.whole_ms(99)[0] <= limit_ms
     return "kept" if in_time and not held.missing and not held.sent.blocked else "broken"
+
+
+def honest(found: Found, points: Mapping[int, str]) -> Found:
+    """Step down where the repeats said that the number was too good: to the most calls that were mostly kept."""
+    if points.get(found.calls, "kept") == "kept":
+        return found
+    least = max((calls for calls, point in points.items() if point == "kept" and calls < found.calls), default=0)
+    return Found(least, found.calls, "budget")
 
 
 def pure_ms(scorer: Scorer, batch: int, runs: int = RUNS) -> float:
