@@ -121,6 +121,7 @@ class Daemon:
             idle_timeout_s=config.streams.idle_timeout_s,
             max_streams=config.streams.max_streams,
             min_window_s=config.scoring.min_window_s,
+            adaptive=config.scoring.hop == "adaptive",
             wake=self._pump.wake,
         )
 

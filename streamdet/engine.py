@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from streamdet.bundle import Manifest
-from streamdet.errors import OverloadError, ProtocolError
+from streamdet.errors import ConfigError, OverloadError, ProtocolError
 from streamdet.records import AudioFormat, CloseReason, Event, EventType, Frame, Score, State, Verdict
 from streamdet.track import Job, Timeline, Track
 from streamdet.verdict import Tracker
@@ -108,15 +108,23 @@ class Engine:
         idle_timeout_s: float = 10.0,
         max_streams: int = 1000,
         min_window_s: float = 1.0,
+        adaptive: bool = False,
         wake: Callable[[], None] = lambda: None,
     ) -> None:
-        """Serve streams with the windows and thresholds of `manifest`; `wake` is called when a window becomes due."""
+        """Serve streams with the windows and thresholds of `manifest`; `wake` is called when a window becomes due.
+
+        Raises:
+            ConfigError: an adaptive hop for a block bundle.
+        """
+        if adaptive and manifest.blocks:
+            raise ConfigError.of("scoring.hop", "adaptive", "fixed: the blocks of this bundle lie on its hops")
         self._manifest = manifest
         self._emit = emit
         self._prior_spoof = prior_spoof
         self._idle_timeout_s = idle_timeout_s
         self._max_streams = max_streams
         self._min_window_s = min_window_s
+        self._adaptive = adaptive
         self._wake = wake
         self._streams: dict[str, Stream] = {}
         self._ending: dict[str, Stream] = {}  # by `opened`: a name may be open again while its last call ends
@@ -365,9 +373,11 @@ class Engine:
 
     def _begin(self, stream: Stream, origin_sample: int) -> None:
         manifest, form = self._manifest, stream.format
-        timeline = Timeline.of(manifest, form, self._min_window_s, lossless=stream.resume is not None)
+        timeline = Timeline.of(
+            manifest, form, self._min_window_s, lossless=stream.resume is not None, adaptive=self._adaptive
+        )
         for channel in range(form.channels):
-            tracker = Tracker(manifest.decision, manifest.calibration, manifest.audio.window_s, self._prior_spoof)
+            tracker = Tracker(manifest.decision, manifest.calibration, manifest.audio, self._prior_spoof)
             stream.tracks.append(Track(stream, channel, timeline, tracker, form, origin_sample))
 
     def _take_gap(self, stream: Stream, frame: Frame, now_s: float, transit_s: float | None) -> None:

@@ -15,13 +15,16 @@ from streamdet.scorer import Scorer
 ScoreWindows = Callable[[Sequence[Window]], Sequence[Score]]
 
 
-def replay(path: Path, scorer: Scorer, *, prior_spoof: float | None = None) -> list[Verdict | Event]:
+def replay(
+    path: Path, scorer: Scorer, *, prior_spoof: float | None = None, adaptive: bool = False
+) -> list[Verdict | Event]:
     """Score a recording.
 
     Args:
         path: any file that libsndfile reads, 1 to 8 channels; each channel is scored on its own.
         scorer: whose bundle decides windows and thresholds.
         prior_spoof: instead of the bundle's.
+        adaptive: whether the hop is.
 
     Returns:
         what the daemon would have published for it, in order.
@@ -37,7 +40,9 @@ def replay(path: Path, scorer: Scorer, *, prior_spoof: float | None = None) -> l
         model_hz = scorer.manifest.audio.rate_hz
         samples = np.stack([resample(channel, rate_hz, model_hz) for channel in samples.T], axis=1)
         rate_hz = model_hz
-    return replay_samples(path.name, samples, rate_hz, scorer.manifest, scorer.score, prior_spoof=prior_spoof)
+    return replay_samples(
+        path.name, samples, rate_hz, scorer.manifest, scorer.score, prior_spoof=prior_spoof, adaptive=adaptive
+    )
 
 
 def replay_samples(
@@ -48,10 +53,11 @@ def replay_samples(
     score: ScoreWindows,
     *,
     prior_spoof: float | None = None,
+    adaptive: bool = False,
 ) -> list[Verdict | Event]:
     """Score samples `(T, channels)`: `replay` after the file has been read, with any scoring function."""
     said: list[Verdict | Event] = []
-    engine = Engine(manifest, said.append, prior_spoof=prior_spoof)
+    engine = Engine(manifest, said.append, prior_spoof=prior_spoof, adaptive=adaptive)
     form = AudioFormat(rate_hz, "f32le", samples.shape[1])
     engine.open(stream, form, 0.0, resume=lambda: None)
     for payload in _hops(samples, rate_hz, manifest):

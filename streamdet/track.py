@@ -2,6 +2,9 @@
 
 Windows end at whole hops of audio time, counted from the stream's first sample. A live track has at most one due
 window, the newest; a lossless one has every window, in order.
+
+With an adaptive hop windows end at half hops, and the tracker's last word says how many of them the next window is
+away: a settled track is scored every other hop, a doubtful one every half. What is not due by choice is no skip.
 """
 
 from collections import deque
@@ -14,17 +17,21 @@ from streamdet.audio import SILENCE
 from streamdet.bundle import Manifest
 from streamdet.records import AudioFormat, Score, Sums, Verdict, Window
 from streamdet.ring import Ring
-from streamdet.verdict import Tracker
+from streamdet.verdict import Pace, Tracker
 
 # A lossless reader is told to stop this far ahead of its next window: enough to keep batches coming, little to hold.
 FULL_HOPS: Final = 2
 # Beside the window itself. Live: a frame holds at most one hop. Lossless: what may wait, and two frames on top.
 LIVE_SPARE_HOPS: Final = 1
 LOSSLESS_SPARE_HOPS: Final = FULL_HOPS + 2
+# With an adaptive hop: steps in a hop, and steps to the next window. None is more than FULL_HOPS away, or a reader that
+# was told to wait would wait for ever.
+ADAPTIVE_STEPS: Final = 2
+STRIDES: Final[dict[Pace, int]] = {"settled": 4, "usual": 2, "doubtful": 1}
 
 
 class Timeline(msgspec.Struct, frozen=True):
-    """The hop grid at a stream's own rate, in integers: hop k ends at sample k * hop * rate // model rate."""
+    """The grid at a stream's own rate, in integers: step k ends at sample k * hop * rate // (model rate * steps)."""
 
     rate_hz: int
     model_rate_hz: int
@@ -34,13 +41,23 @@ class Timeline(msgspec.Struct, frozen=True):
     """At the stream's rate, as the others below."""
     min_window_samples: int
     lossless: bool
+    steps: int = 1
+    """In a hop: 1, or ADAPTIVE_STEPS."""
     blocks: int = 0
     """In a window, each ending at a hop; 0 where windows are scored whole."""
     block_samples: int = 0
     """A hop and what its block hears before it, rounded up."""
 
     @classmethod
-    def of(cls, manifest: Manifest, form: AudioFormat, min_window_s: float, *, lossless: bool) -> "Timeline":
+    def of(
+        cls,
+        manifest: Manifest,
+        form: AudioFormat,
+        min_window_s: float,
+        *,
+        lossless: bool,
+        adaptive: bool = False,
+    ) -> "Timeline":
         """Lay the bundle's grid over a stream's rate."""
         audio = manifest.audio
         return cls(
@@ -52,6 +69,7 @@ class Timeline(msgspec.Struct, frozen=True):
                 round(min_window_s * form.rate_hz), audio.window_samples * form.rate_hz // audio.rate_hz
             ),
             lossless=lossless,
+            steps=ADAPTIVE_STEPS if adaptive else 1,
             blocks=manifest.blocks,
             block_samples=-(-manifest.input_samples * form.rate_hz // audio.rate_hz) if manifest.blocks else 0,
         )
@@ -66,14 +84,14 @@ class Timeline(msgspec.Struct, frozen=True):
         """Samples of one hop at the stream's rate, rounded up: no two ends are further apart."""
         return -(-self.hop_model_samples * self.rate_hz // self.model_rate_hz)
 
-    def end_sample(self, hop: int) -> int:
-        """Where hop number `hop` ends."""
-        return hop * self.hop_model_samples * self.rate_hz // self.model_rate_hz
+    def end_sample(self, step: int) -> int:
+        """Where step number `step` ends; a step is a hop, unless the hop is adaptive."""
+        return step * self.hop_model_samples * self.rate_hz // (self.model_rate_hz * self.steps)
 
     def newest(self, clock_sample: int) -> int:
-        """The newest hop that has ended by `clock_sample`."""
+        """The newest step that has ended by `clock_sample`."""
         # The largest k with k * a // b <= clock, that is k * a < (clock + 1) * b.
-        a, b = self.hop_model_samples * self.rate_hz, self.model_rate_hz
+        a, b = self.hop_model_samples * self.rate_hz, self.model_rate_hz * self.steps
         return ((clock_sample + 1) * b - 1) // a
 
     def block_ends(self, end_sample: int, origin_sample: int) -> tuple[int, ...]:
@@ -126,16 +144,19 @@ class Track:
         self.ring: Final = Ring(capacity, SILENCE[form.encoding], origin_sample)
         self.queued = False
         self.in_flight = False
-        self._cut_hop = timeline.newest(origin_sample + timeline.min_window_samples - 1)
-        """The newest hop that needs no window any more: cut, skipped, or too early to have one."""
+        self._cut_step = timeline.newest(origin_sample + timeline.min_window_samples - 1)
+        """The newest step that needs no window any more: cut, skipped, or too early to have one."""
+        self._stride = 1
+        """Steps from there to the next window."""
         self._cut_end_sample = origin_sample
         self._held: deque[Job] = deque()
         """Windows cut ahead of being taken, because their audio will not stay in the ring."""
         self._sums: dict[int, Sums] = {}
         """Of the newest blocks, by where they end: what a next window need not encode again."""
-        self._read: deque[tuple[int, float, float | None]] = deque()  # (hop, read_at_s, transit_s)
+        self._read: deque[tuple[int, float, float | None]] = deque()  # (step, read_at_s, transit_s)
         self._last_read: tuple[float, float | None] = (0.0, None)
         self._skips = 0
+        self._ended = False
         self._windows = self._skipped = 0
         self._total_speech_s = 0.0
         self._last: Verdict | None = None
@@ -159,32 +180,26 @@ class Track:
         push it out of the ring. Windows wholly inside the gap are passed over: they say nothing, and are no skips.
         """
         line, began, end = self.timeline, self.ring.end_sample, self.ring.end_sample + samples
-        hop = line.newest(min(end, began + line.window_samples - 1))
-        if hop > self._cut_hop:
-            skipped = max(0, min(line.newest(began), hop - 1) - self._cut_hop)
-            self.append_silence(max(0, line.end_sample(hop) - began), now_s, transit_s)
-            self._hold(self._cut(hop, skipped))
+        step = line.newest(min(end, began + line.window_samples - 1))
+        if step > self._cut_step:
+            skipped = max(0, min(line.newest(began), step - 1) - self._cut_step) // self._stride
+            self.append_silence(max(0, line.end_sample(step) - began), now_s, transit_s)
+            self._hold(self._cut(step, skipped))
         self.append_silence(end - self.ring.end_sample, now_s, transit_s)
-        self._cut_hop = max(self._cut_hop, line.newest(end))
-        self._cut_end_sample = max(self._cut_end_sample, min(end, line.end_sample(self._cut_hop)))
+        self._cut_step = max(self._cut_step, line.newest(end))
+        self._cut_end_sample = max(self._cut_end_sample, min(end, line.end_sample(self._cut_step)))
 
     def finish(self) -> None:
-        """Cut what is due and a rest of at least half a hop: the stream has ended."""
-        line, clock = self.timeline, self.ring.end_sample
-        newest = line.newest(clock)
-        first = self._cut_hop + 1 if line.lossless else newest
-        for hop in range(first, newest + 1):
-            if hop > self._cut_hop:
-                self._held.append(self._cut(hop, hop - self._cut_hop - 1))
-        if 2 * (clock - self._cut_end_sample) >= line.hop_samples:
-            self._held.append(self._job(clock, *self._last_read, skipped=0))
-        self._cut_hop = newest
+        """The stream has ended: what is due and a rest of at least half a hop are still to be taken."""
+        self._ended = True
+        if not self.timeline.lossless and self._is_due():
+            self._held.append(self._cut_newest())  # and not the rest in its place
 
     # -- windows out ------------------------------------------------------------------------------------------------
 
     def has_due(self) -> bool:
         """Whether `take` has a window to give."""
-        return bool(self._held) or self.timeline.newest(self.ring.end_sample) > self._cut_hop
+        return bool(self._held) or self._is_due() or self._has_rest()
 
     @property
     def full(self) -> bool:
@@ -196,10 +211,9 @@ class Track:
     def take(self) -> Job:
         """Cut the due window; there must be one."""
         self.in_flight = True
-        newest = self.timeline.newest(self.ring.end_sample)
-        if newest > self._cut_hop and not self.timeline.lossless:
-            self._hold(self._cut(newest, newest - self._cut_hop - 1))
-        job = self._held.popleft() if self._held else self._cut(self._cut_hop + 1, 0)
+        if self._is_due() and not self.timeline.lossless:
+            self._hold(self._cut_newest())
+        job = self._held.popleft() if self._held else self._cut_next()
         sums = tuple(self._sums.get(end) for end in job.window.block_ends)
         return msgspec.structs.replace(job, window=msgspec.structs.replace(job.window, sums=sums)) if sums else job
 
@@ -232,6 +246,8 @@ class Track:
         )
         if score.sums:
             self._remember(window, score.sums)
+        if self.timeline.steps > 1:
+            self._stride = STRIDES[self.tracker.pace]
         self._windows += 1
         self._skipped += job.skipped
         self.in_flight = False
@@ -261,20 +277,41 @@ class Track:
     # -- inside -----------------------------------------------------------------------------------------------------
 
     def _mark(self, now_s: float, transit_s: float | None) -> None:
-        """Remember when the newest hop's last byte was read: lag counts from there."""
+        """Remember when the newest step's last byte was read: lag counts from there."""
         self._last_read = (now_s, transit_s)
         newest = self.timeline.newest(self.ring.end_sample)
-        if newest > self._cut_hop and (not self._read or newest > self._read[-1][0]):
+        if newest > self._cut_step and (not self._read or newest > self._read[-1][0]):
             if not self.timeline.lossless:
                 self._read.clear()  # only the newest can still become a window
             self._read.append((newest, now_s, transit_s))
 
-    def _cut(self, hop: int, skipped: int) -> Job:
-        while self._read and self._read[0][0] < hop:
+    def _is_due(self) -> bool:
+        """Whether a step has ended whose window is wanted."""
+        return self.timeline.newest(self.ring.end_sample) >= self._cut_step + self._stride
+
+    def _has_rest(self) -> bool:
+        """Whether a stream that has ended has half a hop that no window heard."""
+        waiting = self.ring.end_sample - self._cut_end_sample
+        return self._ended and 2 * waiting >= self.timeline.hop_samples
+
+    def _cut_newest(self) -> Job:
+        """Cut a live track's due window; what would have been due before it is skipped."""
+        newest = self.timeline.newest(self.ring.end_sample)
+        return self._cut(newest, (newest - self._cut_step) // self._stride - 1)
+
+    def _cut_next(self) -> Job:
+        """Cut a lossless track's due window, or any track's rest."""
+        if self._is_due():
+            return self._cut(self._cut_step + self._stride, 0)
+        self._cut_step = self.timeline.newest(self.ring.end_sample)
+        return self._job(self.ring.end_sample, *self._last_read, skipped=0)
+
+    def _cut(self, step: int, skipped: int) -> Job:
+        while self._read and self._read[0][0] < step:
             self._read.popleft()
         read = self._read.popleft()[1:] if self._read else self._last_read
-        self._cut_hop = hop
-        return self._job(self.timeline.end_sample(hop), *read, skipped=skipped)
+        self._cut_step = step
+        return self._job(self.timeline.end_sample(step), *read, skipped=skipped)
 
     def _job(self, end_sample: int, read_at_s: float, transit_s: float | None, *, skipped: int) -> Job:
         start_sample = max(self.ring.origin_sample, end_sample - self.timeline.window_samples)

@@ -16,6 +16,7 @@ from scipy.optimize import minimize
 
 from streamdet.bundle import Calibration, Manifest
 from streamdet.errors import DataError
+from streamdet.verdict import Step, step
 from streamdet_training.calls import Call
 
 log = logging.getLogger(__name__)
@@ -111,16 +112,14 @@ def calibrated(manifest: Manifest, fit: Fit, rows: tuple[tuple[float, float, flo
 
 def _evidence(call: Call, manifest: Manifest) -> list[tuple[float, float]]:
     """Seconds of evidence and the sum of it, as the tracker has them after each scored window."""
-    found, held, before_s = [], list[tuple[float, float, float]](), 0.0
-    window_s, decision = manifest.audio.window_s, manifest.decision
+    found, held, before_s = [], list[tuple[float, Step]](), 0.0
+    audio, decision = manifest.audio, manifest.decision
     for end_s, llr in call.windows:
-        advance_s = min(end_s - before_s, window_s)
-        before_s = end_s
         if llr is not None:
-            clipped = min(max(llr, -decision.llr_clip), decision.llr_clip)
             held = [it for it in held if it[0] > end_s - decision.rolling_s]
-            held.append((end_s, advance_s, advance_s / window_s * clipped))
-            found.append((sum(it[1] for it in held), sum(it[2] for it in held)))
+            held.append((end_s, step(llr, end_s - before_s, decision, audio)))
+            found.append((audio.window_s * sum(it.share for _, it in held), sum(it.evidence for _, it in held)))
+        before_s = end_s
     return found
 
 

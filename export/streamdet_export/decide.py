@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from streamdet.bundle import Audio, Decision
 from streamdet.errors import DataError
+from streamdet.verdict import step
 from streamdet_training.calls import CALL_MAX_S, Call
 from streamdet_training.metrics import upper_95
 
@@ -171,39 +172,39 @@ def _hours(calls: Iterable[Call]) -> float:
 
 
 def _minutes(calls: Sequence[Call], decision: Decision, audio: Audio) -> Floats:
-    """Evidence for spoof that each window adds in a minute of each call `(calls, windows)`; nan: gated, or over."""
+    """What each window adds in a minute of each call, `(calls, windows, 2)` as of `_steps`; nan: gated, or over."""
     rows = []
     for call in calls:
         steps, ends_s = _steps(call, decision, audio), np.array([end_s for end_s, _ in call.windows])
         again = max(1, int(np.ceil(CALL_MAX_S / call.seconds)))
         at_s = np.concatenate([ends_s + number * call.seconds for number in range(again)])
-        rows.append(np.tile(steps, again)[at_s <= CALL_MAX_S + 1e-6])
+        rows.append(np.tile(steps, (again, 1))[at_s <= CALL_MAX_S + 1e-6])
     return _padded(rows)
 
 
 def _padded(rows: Sequence[Floats]) -> Floats:
-    longest = max(row.size for row in rows)
-    return np.stack([np.pad(row, (0, longest - row.size), constant_values=np.nan) for row in rows])
+    longest = max(len(row) for row in rows)
+    return np.stack([np.pad(row, ((0, longest - len(row)), (0, 0)), constant_values=np.nan) for row in rows])
 
 
 def _steps(call: Call, decision: Decision, audio: Audio) -> Floats:
-    """Evidence for spoof that each window of a call adds, before the drift; nan where it was gated."""
+    """Evidence for spoof that each window of a call adds, and the hops to pay drift for, `(windows, 2)`; nan: gated."""
     found, before_s = [], 0.0
     for end_s, llr in call.windows:
-        share = min(end_s - before_s, audio.window_s) / audio.window_s
-        found.append(np.nan if llr is None else -share * min(max(llr, -decision.llr_clip), decision.llr_clip))
+        new = None if llr is None else step(llr, end_s - before_s, decision, audio)
+        found.append((np.nan, np.nan) if new is None else (-new.evidence, new.hops))
         before_s = end_s
-    return np.array(found)
+    return np.array(found).reshape(-1, 2)
 
 
 def _alarms(steps: Floats, drift: float, heights: Floats) -> Counts:
     """Times that the state turns to `spoof` in each call, at each height: `(calls, heights)`; alarm and clear alike."""
     shape = (steps.shape[0], heights.size)
     total, spoof, count = np.zeros(shape), np.zeros(shape, np.bool_), np.zeros(shape, np.int64)
-    for column in steps.T[:, :, None]:
+    for evidence, hops in steps.transpose(1, 2, 0)[..., None]:
         # One sum serves: in `spoof` it is the end sum, otherwise the onset sum, and each crossing sets both to zero.
-        moved = np.maximum(0.0, total + np.where(spoof, -column, column) - drift)
-        total = np.where(np.isnan(column), total, moved)
+        moved = np.maximum(0.0, total + np.where(spoof, -evidence, evidence) - drift * hops)
+        total = np.where(np.isnan(evidence), total, moved)
         crossed = total >= heights
         count += crossed & ~spoof
         spoof ^= crossed
@@ -219,9 +220,9 @@ def _delays_s(calls: Sequence[Call], decision: Decision, audio: Audio, drift: fl
     found = []
     for call in calls:
         total, delay_s = 0.0, np.inf
-        for (end_s, _), step in zip(call.windows, _steps(call, decision, audio), strict=True):
-            if not np.isnan(step):
-                total = max(0.0, total + step - drift)
+        for (end_s, _), (evidence, hops) in zip(call.windows, _steps(call, decision, audio), strict=True):
+            if not np.isnan(evidence):
+                total = max(0.0, total + evidence - drift * hops)
             if total >= alarm and end_s > call.onset_s:
                 delay_s = end_s - call.onset_s
                 break
@@ -233,8 +234,8 @@ def _delays_s(calls: Sequence[Call], decision: Decision, audio: Audio, drift: fl
 def _peaks(steps: Floats, drift: float) -> Floats:
     """The height of each excursion of the onset sum above zero."""
     peaks, total, peak = [], 0.0, 0.0
-    for step in steps[~np.isnan(steps)]:
-        total = max(0.0, total + step - drift)
+    for evidence, hops in steps[~np.isnan(steps[:, 0])]:
+        total = max(0.0, total + evidence - drift * hops)
         if total == 0.0 and peak > 0.0:
             peaks.append(peak)
             peak = 0.0

@@ -8,18 +8,22 @@ from streamdet.cli.options import BundlePath, ConfigFile, Settings, read_config
 def check(config: ConfigFile = None, set_: Settings = None, bundle: BundlePath = None) -> None:
     """Verify the settings and the bundle, load and warm up the model; opens no port."""
     from streamdet import bundle as bundles
+    from streamdet.engine import Engine
     from streamdet.scorer import Scorer
     from streamdet.sockets import check_endpoints
 
     settings = read_config(config, set_, bundle)
     check_endpoints(settings.endpoints)
     loaded = bundles.load(settings.bundle.path or bundles.starter_path())
+    adaptive = settings.scoring.hop == "adaptive"
+    Engine(loaded.manifest, lambda _: None, adaptive=adaptive)
     scorer = Scorer.of(loaded, settings.scoring, at_once=True)
     taken_ms = scorer.warm_up()
     audio, decision = loaded.manifest.audio, loaded.manifest.decision
     runs = ", ".join(f"{size}: {ms:.1f}" for size, ms in taken_ms.items())
     typer.echo(f"bundle     {loaded.manifest.model_id} ({loaded.path})")
-    typer.echo(f"window     {audio.window_s:g} s every {audio.hop_s:g} s at {audio.rate_hz} Hz")
+    every = f"{audio.hop_s / 2:g} to {2 * audio.hop_s:g}" if adaptive else f"{audio.hop_s:g}"
+    typer.echo(f"window     {audio.window_s:g} s every {every} s at {audio.rate_hz} Hz")
     typer.echo(f"provider   {scorer.provider}, ms a batch of {runs}")
     upper = f"{decision.upper_95:g} with 95 % confidence"
     beyond = ", extrapolated" if decision.extrapolated else ""

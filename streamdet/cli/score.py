@@ -31,7 +31,9 @@ def score(
     failed: StreamdetError | None = None
     for file in files:
         try:
-            said = replay(file, scorer, prior_spoof=settings.decision.prior_spoof)
+            said = replay(
+                file, scorer, prior_spoof=settings.decision.prior_spoof, adaptive=settings.scoring.hop == "adaptive"
+            )
         except StreamdetError as error:
             typer.echo(f"streamdet: {error}", err=True)  # one bad file of many is no reason to stop
             failed = error

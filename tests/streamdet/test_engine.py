@@ -3,14 +3,17 @@
 import itertools
 import random
 
+import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamdet.bundle import Audio, Calibration, Decision, FileEntry, Manifest, Model
 from streamdet.engine import Engine
-from streamdet.errors import OverloadError, ProtocolError
+from streamdet.errors import ConfigError, OverloadError, ProtocolError
 from streamdet.records import AudioFormat, Event, Frame, Score, Verdict
+from streamdet.replay import replay_samples
 
 MANIFEST = Manifest(
     format=1,
@@ -411,3 +414,142 @@ def test_beginning_again_may_bring_another_format():
     assert [event.detail["encoding"] for event in bench.events("open")] == ["mulaw", "s16le"]
     bench.score_all()
     assert bench.events("close")[0].detail["reason"] == "restart"
+
+
+# -- an adaptive hop -------------------------------------------------------------------------------------------------
+
+
+class Told(Bench):
+    """A bench whose windows have LLRs by where they end."""
+
+    def __init__(self, llr_at, **options):
+        super().__init__(adaptive=True, **options)
+        self.llr_at = llr_at
+
+    def score(self, limit=100, now_s=0.0):
+        jobs = self.engine.take(limit)
+        scores = [Score(self.llr_at(job.window.end_sample / job.window.format.rate_hz), 1.0) for job in jobs]
+        self.engine.settle(jobs, scores, now_s)
+        return jobs
+
+    def ends(self):
+        return [verdict.end_s for verdict in self.verdicts()]
+
+
+def test_a_settled_voice_is_scored_every_other_hop_and_a_doubtful_one_every_half():
+    bench = Told(lambda end_s: 4.0 if end_s <= 12 else -1.5)
+    for part in seconds_of(audio(20)):
+        bench.feed(part)
+        bench.score()
+    ends = bench.ends()
+    assert ends[:5] == [1, 2, 3, 4, 5]  # bona fide from the first second on, settled four later
+    assert [end for end in ends if 5 <= end <= 13] == [5, 7, 9, 11, 13]
+    assert set(np.diff(ends)) == {0.5, 1.0, 2.0}
+    alarm = next(at for at, v in enumerate(bench.verdicts()) if v.state == "spoof")
+    assert ends[alarm] - ends[alarm - 1] == 0.5
+    assert set(np.diff(ends[alarm:])) == {1.0}
+    assert sum(v.skipped for v in bench.verdicts()) == 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.one_of(st.none(), st.floats(-5, 5)), min_size=60, max_size=60),
+    st.floats(0.3, 14),
+    st.sampled_from([8000, 11025, 16000]),
+    st.integers(0, 2**31),
+)
+def test_live_lossless_and_replay_hear_the_same_windows(llrs, seconds, rate_hz, seed):
+    """Every second counts once, windows end at half hops, and only the last may end elsewhere."""
+    rng, form, samples = (
+        random.Random(seed),
+        AudioFormat(rate_hz, "f32le"),
+        np.zeros((int(seconds * rate_hz), 1), "<f4"),
+    )
+
+    def llr_at(end_s):
+        return llrs[round(4 * end_s)]
+
+    def heard(verdicts):
+        return [(v.start_s, v.end_s, v.llr, v.rolling_llr, v.state, v.skipped) for v in verdicts]
+
+    said = []
+    for lossless in (False, True):
+        bench, at = Told(llr_at), 0
+        if lossless:
+            bench.engine.open("a", form, 0.0, resume=lambda: None)
+        while at < len(samples):
+            size = rng.randint(1, rate_hz // 3)
+            while not bench.feed(samples[at : at + size].tobytes(), form=form, lossless=lossless):
+                bench.score()
+                at += size
+                size = 0
+            at += size
+            if not lossless or rng.random() < 0.3:
+                bench.score_all()
+        bench.engine.close("a", "end", 0.0)
+        bench.score_all()
+        said.append(heard(bench.verdicts()))
+        ends = np.array([0, *bench.ends()])
+        assert (np.diff(ends) >= 0.5 - 1e-3).all()
+        assert np.diff(ends[2:]).max(initial=0) <= 2.0 + 1e-3
+        assert (np.abs(2 * ends[:-1] - np.round(2 * ends[:-1])) < 1e-3).all()
+        assert len(samples) / rate_hz - ends[-1] < 0.5 + 1e-3
+        assert bench.engine.idle
+    replayed = replay_samples(
+        "a",
+        samples,
+        rate_hz,
+        MANIFEST,
+        lambda windows: [Score(llr_at(it.end_sample / rate_hz), 1.0) for it in windows],
+        adaptive=True,
+    )
+    assert said[0] == said[1] == heard([it for it in replayed if isinstance(it, Verdict)])
+
+
+def test_what_is_not_due_by_choice_is_no_skip():
+    settled, doubtful = Told(lambda _: 4.0), Told(lambda _: 0.0, prior_spoof=0.5)
+    for bench in (settled, doubtful):
+        for part in seconds_of(audio(8)):
+            bench.feed(part)
+            bench.score()
+        before = len(bench.verdicts())
+        for part in seconds_of(audio(4, seed=1)):
+            bench.feed(part)  # and nothing is scored
+        bench.score()
+        last = bench.verdicts()[before]
+        assert bench.verdicts()[before - 1].end_s in (7, 8)
+        # Settled, windows at 9 and 11 s were due: one of them was skipped. Doubtful, eight were, the last one taken.
+        assert last.skipped == (1 if bench is settled else 7)
+        assert last.end_s == 12
+
+
+def test_a_settled_call_that_ends_is_heard_to_its_end():
+    bench = Told(lambda _: 4.0)
+    for part in seconds_of(audio(10.8)):
+        bench.feed(part)
+        bench.score()
+    bench.engine.close("a", "end", 0.0)
+    bench.score_all()
+    assert bench.ends()[-2:] == [9, 10.8]
+
+
+def test_a_gap_in_a_settled_call_cuts_what_was_said_before_it():
+    bench = Told(lambda _: 4.0)
+    for part in seconds_of(audio(10)):
+        bench.feed(part)
+        bench.score()
+    assert bench.ends()[-1] == 9
+    bench.feed(audio(0.02), start=40 * RATE_HZ)
+    bench.score_all()
+    assert bench.ends()[-1] == 13.5  # the newest that still holds something from before 10 s
+    assert sum(v.skipped for v in bench.verdicts()) == 0
+    for part in seconds_of(audio(3)):
+        bench.feed(part)
+        bench.score()
+    assert bench.ends()[-1] == 42
+
+
+def test_blocks_lie_on_hops_so_their_hop_is_fixed():
+    model = Model(kind="block", output="sums", head="head.onnx", left_samples=8000)
+    with pytest.raises(ConfigError, match=r"scoring\.hop: 'adaptive', expected fixed"):
+        Engine(msgspec.structs.replace(MANIFEST, model=model), lambda _: None, adaptive=True)

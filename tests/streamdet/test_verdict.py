@@ -6,16 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamdet.bundle import Calibration, Decision
+from streamdet.bundle import Audio, Calibration, Decision
 from streamdet.verdict import Tracker
 
 DECISION = Decision(prior_spoof=0.05, rolling_s=10, llr_clip=5, drift=0.1, alarm=2.0, clear=2.0, bonafide_below=0.2)
-WINDOW_S = 4.0
+AUDIO = Audio(rate_hz=16000, window_samples=64000, hop_samples=16000)
+WINDOW_S = AUDIO.window_s
 llrs = st.one_of(st.none(), st.floats(-20, 20))
 
 
 def tracker(**changes: object) -> Tracker:
-    return Tracker(DECISION, Calibration(), WINDOW_S, **changes)
+    return Tracker(DECISION, Calibration(), AUDIO, **changes)
 
 
 def states(sequence, advance_s=1.0, start_s=0.0, tracker_=None):
@@ -105,7 +106,41 @@ def test_alarm_outlasts_silence():
 def test_p_spoof_is_bayes_with_the_recalibrated_sum():
     """By hand: one window of 4 s, sum 2; at 4 s of evidence scale 0.5, offset 0.25; prior 0.2."""
     calibration = Calibration(rolling=((2.0, 1.0, 0.0), (6.0, 0.0, 0.5)))
-    track = Tracker(DECISION, calibration, WINDOW_S, prior_spoof=0.2)
+    track = Tracker(DECISION, calibration, AUDIO, prior_spoof=0.2)
     standing = track.update(2.0, 4.0, 4.0)
     log_odds = math.log(0.2 / 0.8) - (0.5 * 2.0 + 0.25)
     assert standing.p_spoof == pytest.approx(1 / (1 + math.exp(-log_odds)))
+
+
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=20), st.sampled_from([0.5, 0.25, 0.125]))
+def test_the_drift_is_paid_by_the_second(sequence, shorter_s):
+    """Evidence that comes in smaller parts raises the sums no further and no less."""
+    whole, parts = tracker(), tracker()
+    each = round(1 / shorter_s)
+    for at, llr in enumerate(sequence):
+        whole.update(llr, at + 1.0, 1.0)
+        for part in range(each):
+            parts.update(llr, at + (part + 1) * shorter_s, shorter_s)
+        if "spoof" in (whole.standing.state, parts.standing.state):
+            break  # a part of the window was enough
+        assert parts._onset == pytest.approx(whole._onset, abs=1e-9)
+        assert parts.standing.rolling_llr == pytest.approx(whole.standing.rolling_llr, abs=1e-9)
+
+
+def test_a_voice_is_settled_after_a_while_and_doubtful_before_an_alarm():
+    track = tracker()
+    assert track.pace == "usual"
+    paces = []
+    for second in range(1, 9):
+        track.update(4.0, float(second), 1.0)
+        paces.append(track.pace)
+    assert paces == ["usual"] * 4 + ["settled"] * 4
+    for second, pace in ((9, "usual"), (10, "doubtful")):
+        track.update(-3.0, float(second), 1.0)
+        assert (track.standing.state, track.pace) == ("bonafide", pace)
+    for second in range(11, 14):
+        track.update(-5.0, float(second), 1.0)
+    assert (track.standing.state, track.pace) == ("spoof", "usual")
+    track = tracker(prior_spoof=0.5)
+    track.update(0.0, 1.0, 1.0)
+    assert (track.standing.state, track.pace) == ("uncertain", "doubtful")

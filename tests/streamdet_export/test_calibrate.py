@@ -78,7 +78,7 @@ def test_the_evidence_is_the_trackers_own():
     ends_s = [1.0, 2.0, 3.0, 6.0, 6.5, *np.arange(7.0, 30.0)]
     windows = tuple((float(end), None if at % 4 == 1 else float(rng.normal(0, 4))) for at, end in enumerate(ends_s))
     found = iter(calibrate._evidence(Call("bonafide", "a", "-", windows), DRAFT))
-    tracker, before_s = Tracker(DRAFT.decision, Calibration(), DRAFT.audio.window_s), 0.0
+    tracker, before_s = Tracker(DRAFT.decision, Calibration(), DRAFT.audio), 0.0
     for end_s, llr in windows:
         standing = tracker.update(llr, end_s, end_s - before_s)
         before_s = end_s

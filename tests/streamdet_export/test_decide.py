@@ -41,7 +41,7 @@ def spliced(before: float, after: float, onset: int = 8, seconds: int = 28) -> C
 
 def alarms(call: Call, decision: Decision, seconds: float | None = None) -> int:
     """Alarms of the daemon's own tracker on a call, heard again from the beginning until `seconds` are over."""
-    tracker, count, state = Tracker(decision, Calibration(), AUDIO.window_s), 0, "listening"
+    tracker, count, state = Tracker(decision, Calibration(), AUDIO), 0, "listening"
     began_s, seconds = 0.0, seconds or call.seconds
     while began_s < seconds:
         before_s = 0.0
@@ -61,7 +61,7 @@ def test_full_evidence_raises_the_alarm_within_a_window(seed, mean, target):
     made = decide(calls(seed, mean), Decision(), AUDIO, target)
     assert made.alarm + 4 * made.drift < made.llr_clip
     assert 4 * made.drift < made.alarm
-    tracker = Tracker(made, Calibration(), AUDIO.window_s)
+    tracker = Tracker(made, Calibration(), AUDIO)
     assert "spoof" in [tracker.update(-2 * made.alarm, float(end), 1.0).state for end in range(1, 5)]
 
 

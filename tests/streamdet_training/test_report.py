@@ -63,7 +63,7 @@ SHARES = {"listening": 0.1, "bonafide": 0.6, "uncertain": 0.3, "spoof": 0.0}
 def heard(calls: int = 5) -> Streaming:
     some = Point(1.0, 2, 20.0, 60.0, 1, calls, 6.0 if calls else None, None, (0.2, 0.5, 0.7) if calls else ())
     none = Point(8.0, 0, 0.0, 30.0, 0, 6, 19.0, None, (0.0, 0.0, 0.1))
-    steady = Steadiness("bonafide", 5, 4, 0.1, 0.08, 12.0, SHARES, None)
+    steady = Steadiness("bonafide", 5, 4, 0.1, 0.08, 60.0, 12.0, SHARES, None)
     rows = [Heard(0.5, 9, 9, 0.4, (0.3, 0.5)), Heard(1.0, 9, 9, 0.3, (0.2, 0.4))]
     return Streaming(some, [some, none], none, [steady, steady], rows, rows)
 

@@ -123,6 +123,16 @@ def test_alarms_are_those_that_the_daemon_published(manifest):
     assert streaming.alarms_s(heard, manifest, 1000) == []
 
 
+def test_an_adaptive_hop_scores_fewer_windows_and_finds_the_same_changes(clips, manifest):
+    fixed, adaptive = (
+        streaming.evaluate(clips, manifest, brightness, adaptive=it, resamples=0) for it in (False, True)
+    )
+    assert adaptive.operating.found == fixed.operating.found == (1, 1, 1)
+    assert adaptive.operating.alarms == 0
+    assert fixed.steadiness[0].windows_per_minute == pytest.approx(23 * 5)  # in 12 s, the first ends at 1 s
+    assert adaptive.steadiness[0].windows_per_minute < 0.9 * fixed.steadiness[0].windows_per_minute
+
+
 def test_turning_calls_keep_to_one_channel_and_one_without_any_is_refused(clips, manifest):
     lonely = [clip for clip in clips if clip.channel == "wide" or clip.label == "spoof"]
     with pytest.raises(DataError, match="calls that turn"):

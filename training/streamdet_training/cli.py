@@ -63,6 +63,9 @@ def evaluate(
     streaming: Annotated[
         bool, typer.Option("--streaming", help="Simulate calls: delays, false alarms, flips.")
     ] = False,
+    adaptive_hop: Annotated[
+        bool, typer.Option("--adaptive-hop", help='Simulate them with scoring.hop = "adaptive".')
+    ] = False,
     without: Annotated[
         list[str] | None,
         typer.Option(metavar="FIELD:VALUE", help="Add a row without a system, source, speaker, channel; repeatable."),
@@ -81,6 +84,8 @@ def evaluate(
 
     if not manifest:
         raise UsageError.of("--manifest", None, "a manifest CSV or a corpus")
+    if adaptive_hop and not streaming:
+        raise UsageError.of("--adaptive-hop", None, "--streaming beside it")
     asked = comparison.Asked(
         bundles=bundle or [],
         scores=scores or [],
@@ -89,6 +94,7 @@ def evaluate(
         splits=split or ["test"],
         through=through or [],
         streaming=streaming,
+        adaptive=adaptive_hop,
         without=without or [],
         asv_scores=asv_scores,
         tdcf=tdcf,

@@ -43,6 +43,8 @@ class Asked(msgspec.Struct, frozen=True):
     splits: Sequence[str] = ("test",)
     through: Sequence[str] = ()
     streaming: bool = False
+    adaptive: bool = False
+    """Whether the hop of simulated calls is."""
     without: Sequence[str] = ()
     asv_scores: Path | None = None
     tdcf: str | None = None
@@ -140,6 +142,7 @@ def _listened(scorer: Scorer, clips: Sequence[Clip], line: str | None, asked: As
             scorer.manifest,
             scorer.score,
             line=line,
+            adaptive=asked.adaptive,
             resamples=asked.resamples,
             seed=asked.seed,
             step=status.update if console.is_terminal else lambda doing: None,  # noqa: ARG005 - named by its caller

@@ -227,6 +227,8 @@ def streaming_lines(entry: Entry) -> list[str]:
         lines.append(line)
     own, steady = found.operating, found.steadiness
     lines.append(f"false alarms: {own.false_alarms_per_hour:.1f} an hour of speech (95 %: at most {own.upper_95:.1f})")
+    windows = ", ".join(f"{it.windows_per_minute:.1f} on {it.kind} calls" for it in steady)
+    lines.append(f"windows scored a minute: {windows}")
     lines.append("flips an hour: " + ", ".join(f"{it.flips_per_hour:.0f} on {it.kind} calls" for it in steady))
     for rows, which in ((found.heard_same, "the same stretches"), (found.heard, "all stretches")):
         eers = ", ".join(f"{100 * row.eer:.1f} % at {row.seconds:g} s" for row in rows)

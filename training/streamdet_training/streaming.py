@@ -104,6 +104,8 @@ class Steadiness(msgspec.Struct, frozen=True):
     hours: float
     """Of audio."""
     speech_hours: float
+    windows_per_minute: float
+    """Scored, a minute of audio: what it costs."""
     flips_per_hour: float
     """Changes between bonafide, uncertain and spoof, an hour of audio."""
     shares: dict[State, float]
@@ -144,6 +146,7 @@ def evaluate(
     score: ScoreWindows,
     *,
     line: str | None = None,
+    adaptive: bool = False,
     resamples: int = bootstrap.RESAMPLES,
     seed: int = bootstrap.SEED,
     step: Callable[[str], None] = lambda doing: None,  # noqa: ARG005 - its name is the signature's documentation
@@ -155,6 +158,7 @@ def evaluate(
         manifest: whose windows, calibration and decision hold.
         score: the model.
         line: they come over, a key of `lines.LINES`.
+        adaptive: whether the hop is. The curve's other heights are then those of windows chosen for the bundle's own.
         resamples: behind the intervals; 0 for none.
         seed: of the choice of speakers that turn, and of the resamples.
         step: is told what is being listened to.
@@ -167,7 +171,7 @@ def evaluate(
     calls = []
     for call, samples in _scripts(groups, manifest.audio.rate_hz, line, np.random.default_rng(seed)):
         step(f"{call.kind} call, {call.speaker} {call.system}")
-        calls.append(listen(call, samples, manifest, remembered))
+        calls.append(listen(call, samples, manifest, remembered, adaptive=adaptive))
     turning = [call for call in calls if call.kind == "turning"]
     if not turning:
         raise DataError.of("calls that turn", 0, f"a spoof system and a speaker with {LEAST_S} s on one channel")
@@ -176,7 +180,7 @@ def evaluate(
     trials: list[SpeechTrial] = []
     for who, members in groups.items():
         step(f"by seconds of speech, {who[1]}")
-        trials += _by_speech(who, _strung(members, manifest.audio.rate_hz, line), manifest, remembered)
+        trials += _by_speech(who, _strung(members, manifest.audio.rate_hz, line), manifest, remembered, adaptive)
     enough = [trial for trial in trials if len(trial[1]) == len(SPEECH_S)]
     return Streaming(
         operating=point(bonafide, turning, manifest, 1.0),
@@ -188,9 +192,9 @@ def evaluate(
     )
 
 
-def listen(call: Call, samples: Samples, manifest: Manifest, score: ScoreWindows) -> Call:
+def listen(call: Call, samples: Samples, manifest: Manifest, score: ScoreWindows, *, adaptive: bool = False) -> Call:
     """Replay `(T,)` at the bundle's rate and keep the verdicts."""
-    said = replay_samples("call", samples[:, None], manifest.audio.rate_hz, manifest, score)
+    said = replay_samples("call", samples[:, None], manifest.audio.rate_hz, manifest, score, adaptive=adaptive)
     verdicts = tuple(record for record in said if isinstance(record, Verdict))
     return msgspec.structs.replace(call, verdicts=verdicts)
 
@@ -233,7 +237,7 @@ def alarms_s(call: Call, manifest: Manifest, factor: float = 1.0) -> list[float]
     """Audio times at which the daemon's tracker turns to `spoof`, its heights taken `factor` times."""
     decision = manifest.decision
     decision = msgspec.structs.replace(decision, alarm=decision.alarm * factor, clear=decision.clear * factor)
-    tracker = Tracker(decision, manifest.calibration, manifest.audio.window_s)
+    tracker = Tracker(decision, manifest.calibration, manifest.audio)
     found, before_s, state = [], 0.0, tracker.standing.state
     for verdict in call.verdicts:
         standing = tracker.update(verdict.llr, verdict.end_s, verdict.end_s - before_s)
@@ -269,9 +273,10 @@ def mean_within(times: Floats, left: Floats, horizon_s: float) -> float:
 
 def steadiness(kind: Kind, calls: Sequence[Call]) -> Steadiness:
     """Count flips and states on calls of one voice each."""
-    flips, seconds, first_s = 0, defaultdict[State, float](float), []
+    flips, windows, seconds, first_s = 0, 0, defaultdict[State, float](float), []
     for call in calls:
         states = [verdict.state for verdict in call.verdicts]
+        windows += sum(verdict.llr is not None for verdict in call.verdicts)
         flips += sum(one != other and "listening" not in (one, other) for one, other in pairwise(states))
         first_s += [verdict.end_s for verdict in call.verdicts if verdict.state != "listening"][:1]
         ends_s = [0.0, *(verdict.end_s for verdict in call.verdicts)]
@@ -285,6 +290,7 @@ def steadiness(kind: Kind, calls: Sequence[Call]) -> Steadiness:
         voices=len({(call.speaker, call.system) for call in calls}),
         hours=hours,
         speech_hours=sum(call.speech_s for call in calls) / 3600,
+        windows_per_minute=windows / hours / 60 if hours else 0.0,
         flips_per_hour=flips / hours if hours else 0.0,
         shares={state: seconds[state] / total_s if total_s else 0.0 for state in states_known},
         first_verdict_s=float(np.median(first_s)) if first_s else None,
@@ -359,7 +365,9 @@ SpeechTrial = tuple[Voice, list[float]]
 """A stretch's voice, and an LLR after each of SPEECH_S that it reaches."""
 
 
-def _by_speech(who: Voice, samples: Samples, manifest: Manifest, score: ScoreWindows) -> Iterator[SpeechTrial]:
+def _by_speech(
+    who: Voice, samples: Samples, manifest: Manifest, score: ScoreWindows, adaptive: bool
+) -> Iterator[SpeechTrial]:
     """Cut a voice into stretches of as much speech as is ever looked at, and judge each as it goes on."""
     rate_hz, begin = manifest.audio.rate_hz, 0
     for _ in range(STRETCHES_A_VOICE):
@@ -367,13 +375,13 @@ def _by_speech(who: Voice, samples: Samples, manifest: Manifest, score: ScoreWin
         ends = list(speech_ends(rest, rate_hz, SPEECH_S))
         if not ends:
             return
-        yield who, [_llr_of(rest[:end], manifest, score) for end in ends]
+        yield who, [_llr_of(rest[:end], manifest, score, adaptive) for end in ends]
         begin += ends[-1]
 
 
-def _llr_of(samples: Samples, manifest: Manifest, score: ScoreWindows) -> float:
+def _llr_of(samples: Samples, manifest: Manifest, score: ScoreWindows, adaptive: bool) -> float:
     """The verdict of a call that ends here, its prior taken out; 0 while there is none."""
-    said = replay_samples("stretch", samples[:, None], manifest.audio.rate_hz, manifest, score)
+    said = replay_samples("stretch", samples[:, None], manifest.audio.rate_hz, manifest, score, adaptive=adaptive)
     verdicts = [record for record in said if isinstance(record, Verdict)]
     p_spoof = verdicts[-1].p_spoof if verdicts else None
     if p_spoof is None:

@@ -200,7 +200,7 @@ def _point(point: Point) -> list[str]:
 
 
 def _steady(heard: Sequence[Entry]) -> Grid:
-    header = ["", "calls", "voices", "hours", "flips / h", "first verdict (s)"]
+    header = ["", "calls", "voices", "hours", "windows / min", "flips / h", "first verdict (s)"]
     header += ["listening", "bonafide", "uncertain", "spoof"]
     rows = []
     for entry in heard:
@@ -214,7 +214,8 @@ def _steady(heard: Sequence[Entry]) -> Grid:
 def _steadiness(found: Steadiness) -> list[str]:
     first = DASH if found.first_verdict_s is None else f"{found.first_verdict_s:.1f}"
     shares = [f"{100 * share:.0f} %" for share in found.shares.values()]
-    return [str(found.calls), str(found.voices), f"{found.hours:.2f}", f"{found.flips_per_hour:.0f}", first, *shares]
+    rates = [f"{found.windows_per_minute:.1f}", f"{found.flips_per_hour:.0f}"]
+    return [str(found.calls), str(found.voices), f"{found.hours:.2f}", *rates, first, *shares]
 
 
 def _lengths(heard: Sequence[Entry]) -> Grid:

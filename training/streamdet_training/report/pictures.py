@@ -238,7 +238,7 @@ def timelines(errors: Sequence[Scored], manifest: Manifest) -> bytes:
 
 def standings(windows: Sequence[tuple[float, float | None]], manifest: Manifest) -> list[Standing]:
     """What the daemon's tracker would have said after each window (end_s, LLR)."""
-    tracker = Tracker(manifest.decision, manifest.calibration, manifest.audio.window_s)
+    tracker = Tracker(manifest.decision, manifest.calibration, manifest.audio)
     found, before_s = [], 0.0
     for end_s, llr in windows:
         found.append(tracker.update(llr, end_s, end_s - before_s))
