@@ -411,10 +411,10 @@ def test_check_says_what_would_run(config_file, tiny_bundle):
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("bundle     level@")
     assert f"({tiny_bundle.path})" in done.stdout
-    assert " s every 0.5 s at " in done.stdout
+    assert " s every 1 s at " in done.stdout
     assert done.stdout.endswith("\nok\n")
     done = streamdet("check", "-c", config_file, "--set", "scoring.hop=adaptive")
-    assert " s every 0.25 to 1 s at " in done.stdout
+    assert " s every 0.5 to 2 s at " in done.stdout
 
 
 def tampered(made: Bundle) -> None:
