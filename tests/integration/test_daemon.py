@@ -19,8 +19,9 @@ import pytest
 import soundfile
 import zmq
 
-from streamdet import pump
+from streamdet import daemon, pump
 from streamdet.audio import encode
+from streamdet.config import Config
 from streamdet.errors import ConfigError, UnreachableError
 from streamdet.records import AudioFormat, Event, Heartbeat, Verdict
 from streamdet.replay import replay
@@ -675,6 +676,24 @@ def test_sighup_does_not_end_it(process):
     serving.run.send_signal(signal.SIGTERM)
     serving.told("STOPPING=1")
     assert serving.run.wait(PATIENCE_S) == 0
+
+
+def test_threads_give_way_to_each_other_sooner_than_python_makes_them(monkeypatch, tiny_bundle):
+    """A busy loop would otherwise keep each step of a window's preparation waiting for 5 ms."""
+    found = []
+
+    async def serve(_):
+        found.append(sys.getswitchinterval())
+        return 130
+
+    monkeypatch.setattr(daemon, "_run", serve)
+    monkeypatch.setattr(daemon.logging, "basicConfig", lambda **_: None)  # pytest's own handlers stay
+    before_s = sys.getswitchinterval()
+    try:
+        assert daemon.run(Config.model_validate({"bundle": {"path": tiny_bundle.path}})) == 130
+    finally:
+        sys.setswitchinterval(before_s)
+    assert found == [pytest.approx(daemon.SWITCH_S)]
 
 
 def test_a_unix_socket_that_answers_is_not_taken_over(serve, tmp_path):

@@ -1,0 +1,60 @@
+"""Reading from a ZeroMQ socket within the loop: every message whole, and nobody else kept waiting."""
+
+import asyncio
+import itertools
+
+import zmq
+
+from streamdet import sockets
+from streamdet.sockets import ZmqSocket
+
+LOCAL = "tcp://127.0.0.1:*"
+# Without a thread between: what was sent is there to be read at once.
+AT_ONCE = "inproc://flood"
+PATIENCE_S = 30.0
+
+
+class Taking(ZmqSocket):
+    """Keeps what it takes, and after how many messages each turn ended."""
+
+    def __init__(self, address: str) -> None:
+        self.taken: list[list[bytes]] = []
+        self.turns: list[int] = []
+        super().__init__(zmq.PULL, "endpoints.audio", address, self.taken.append, rcvhwm=0)
+
+    def _turn_over(self) -> None:
+        self.turns.append(len(self.taken))
+
+
+async def taken_of(messages: list[list[bytes]], address: str = LOCAL, each_turn=lambda _: None) -> Taking:
+    """Send messages, and run a callback of the loop's own beside their reading."""
+    async with Taking(address) as taking:
+        push = zmq.Context.instance().socket(zmq.PUSH)
+        push.set(zmq.SNDHWM, 0)
+        push.connect(taking.address)
+        for parts in messages:
+            push.send_multipart(parts)
+        async with asyncio.timeout(PATIENCE_S):
+            while len(taking.taken) < len(messages):
+                each_turn(taking)
+                await asyncio.sleep(0)
+        push.close()
+    return taking
+
+
+def test_messages_of_any_number_of_parts_keep_their_borders():
+    messages = [[b"%d.%d" % (number, part) for part in range(1 + number % 5)] for number in range(1000)]
+    messages += [[b""], [b"", b"", b""], [b"x" * 100_000, b""]]
+    assert asyncio.run(taken_of(messages)).taken == messages
+
+
+def test_the_rest_of_the_loop_has_its_turn_in_a_flood():
+    seen = [0]
+    asyncio.run(taken_of([[b"x"]] * 3000, AT_ONCE, lambda taking: seen.append(len(taking.taken))))
+    assert max(after - before for before, after in itertools.pairwise(seen)) <= sockets.TURN
+
+
+def test_what_is_done_once_a_turn_is_done_for_every_message():
+    taking = asyncio.run(taken_of([[b"x"]] * 1000))
+    assert taking.turns[-1] == 1000
+    assert len(taking.turns) < 1000
