@@ -3,10 +3,10 @@
     take ──▶ decode, gate, resample, fill ──▶ ready ──▶ the model ──▶ settle
              └──── preparing thread ────┘              └─ scoring threads ─┘
 
-The event loop owns all state; the threads get plain arrays and give plain arrays back. While batches run, the next one
-is made ready; it is closed no earlier than a run has room for it, so batches form by themselves. What is ready and
-waits is at most one batch, and a track has one window in flight: nothing here can grow, and no verdict overtakes
-another of its track.
+The event loop owns all state; the threads get plain arrays and give plain arrays back. While batches run, the next ones
+are made ready; one is closed no earlier than a run has room for it, so batches form by themselves. What is ready and
+waits is at most one batch for each run that may go at once, and a track has one window in flight: nothing here can
+grow, and no verdict overtakes another of its track.
 """
 
 import asyncio
@@ -56,6 +56,7 @@ class Pump:
         self._due: Final = asyncio.Event()
         self._filled: Final = asyncio.Event()
         self._made: list[Made] = []
+        self._running = 0
         self._preparing: Final = ThreadPoolExecutor(1, "preparing")
         self._scoring: Final = ThreadPoolExecutor(scorer.runs, "scoring")
         self._numbers: Final = itertools.count()
@@ -97,7 +98,7 @@ class Pump:
     # -- inside ------------------------------------------------------------------------------------------------------
 
     async def _prepare(self, engine: Engine) -> None:
-        """Make due windows ready as long as the next batch has room for them."""
+        """Make due windows ready as long as the next batches have room for them."""
         while True:
             await self._due.wait()
             self._due.clear()
@@ -109,27 +110,31 @@ class Pump:
                 _settle(engine, gated, [Score(None, each.ready.speech_s[0]) for each in gated])
 
     def _take(self, engine: Engine) -> list[Job]:
-        """Some of what the next batch has room for."""
-        has_lossless = any(made.job.track.timeline.lossless for made in self._made)
-        room = self._most - sum(made.rows for made in self._made)
-        return engine.take(max(0, min(TOGETHER, room)), reserve=not has_lossless)
+        """Some of what the next batches have room for, one for each run; each has a place for a lossless window."""
+        lossless = sum(made.job.track.timeline.lossless for made in self._made)
+        room = self._most * self._scorer.runs - sum(made.rows for made in self._made)
+        return engine.take(max(0, min(TOGETHER, room)), reserve=lossless <= len(self._made) // self._most)
 
     async def _score(self, engine: Engine) -> None:
         """Run what is ready, the longest waiting first, as long as anything is."""
         while True:
             await self._filled.wait()
             while batch := self._next_batch():
-                self._due.set()  # the next batch has room again
+                self._due.set()  # there is room again
                 began_s = time.monotonic()
+                self._running += 1
                 scores = await self._in_thread(self._scoring, self._run, batch)
+                self._running -= 1
                 self._scored(len(batch), time.monotonic() - began_s)
                 _settle(engine, batch, scores)
             self._filled.clear()
 
     def _next_batch(self) -> list[Made]:
-        """As many as fill a bucket: another thread can have the rest."""
+        """A fair share for the runs that could begin now, and as many as fill a bucket."""
         rows = list(itertools.accumulate(made.rows for made in self._made))
-        size = max((bucket for bucket in self._scorer.buckets if rows and bucket <= rows[-1]), default=0)
+        share = -(-rows[-1] // (self._scorer.runs - self._running)) if rows else 0
+        fitting = (bucket for bucket in self._scorer.buckets if bucket <= min(share, self._most))
+        size = max(fitting, default=0)
         # One at least, even if it misses more blocks than a bucket has room for.
         count = max(bisect.bisect_right(rows, size), min(1, len(rows)))
         batch, self._made = self._made[:count], self._made[count:]

@@ -214,7 +214,8 @@ class Line:
         self._calls: Final = Calls(ask)
         self._pump: Final = Pump(scorer, batch_max, self._scored)
         self._engine: Final = Engine(scorer.manifest, self._emit, max_streams=1 << 20, wake=self._pump.wake)
-        self._tracks: Final = TRACKS_A_PLACE * batch_max * (scorer.runs + 1)
+        self._places: Final = batch_max * (scorer.runs + 1)
+        """Windows that are on their way at once."""
         self._ask: Final = ask
         self._answer = False
         """Whether a verdict brings the next hop of its track."""
@@ -232,9 +233,9 @@ class Line:
         """
         self._answer = True
         async with self._pumping() as pumping:
-            for track in range(self._tracks):
+            for track in range(TRACKS_A_PLACE * self._places):
                 self._hop(track)
-            await self._until(self._tracks, pumping)
+            await self._until(self._places, pumping)
             began_s, cpu_s, first = time.perf_counter(), time.process_time(), len(self._verdicts)
             await self._until(first + windows, pumping)
             wall_s, cpu_s = time.perf_counter() - began_s, time.process_time() - cpu_s

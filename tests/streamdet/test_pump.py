@@ -170,14 +170,26 @@ async def test_as_many_runs_go_at_once_as_the_scorer_takes(slow, talk):
 
 
 @in_a_loop
-async def test_what_waits_is_at_most_one_batch(slow, talk, made):
+async def test_idle_runs_share_what_is_ready(slow, talk):
+    async with Line(slow((1, 2, 4, 8), runs=2)) as line:
+        for name in "abcd":
+            line.hear(name, talk)
+        await line.until(lambda: len(line.scorer.began) == 2)
+        assert line.scorer.began == [2, 2]
+        line.scorer.go.release(2)
+        await line.until(lambda: len(line.verdicts()) == 4)
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+@in_a_loop
+async def test_what_waits_is_at_most_one_batch_for_each_run(slow, talk, made, runs):
     """The rest stay with their tracks, where newer windows take their places."""
-    async with Line(slow((1, 2))) as line:
+    async with Line(slow((1, 2), runs)) as line:
         for number in range(9):
             line.hear(f"t{number}", talk)
-        await line.until(lambda: len(made) == 4)
+        await line.until(lambda: len(made) == 4 * runs)
         await asyncio.sleep(0.05)
-        assert (line.scorer.began, len(made)) == ([2], 4)
+        assert (line.scorer.began, len(made)) == ([2] * runs, 4 * runs)
         line.hear("t8", talk)
         line.scorer.go.release(9)
         await line.until(lambda: len(line.verdicts()) == 9)
