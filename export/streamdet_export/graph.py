@@ -56,7 +56,6 @@ def to_onnx(
             _export(detector, torch.zeros(2, window_samples), ("audio", "score"), path)
         else:
             _export_blocks(detector, detector.blocks, window_samples, path)
-        passes.fuse(path)
         passes.reduce(path, precision, quantization, windows)
         return {file.name: file.read_bytes() for file in sorted(Path(folder).iterdir())}
 

@@ -26,9 +26,10 @@ INLINE_MAX_BYTES: Final = 1 << 30
 
 
 def fuse(path: Path) -> None:
-    """Make one operator of a bias, a residual sum and the layer norm behind it.
+    """Make one operator of a bias, a residual sum and the layer norm behind it, for a GPU.
 
-    onnxruntime does this by itself only where nobody else wants the sum, and in wav2vec2 the next layer does.
+    onnxruntime does this by itself only where nobody else wants the sum, and in wav2vec2 the next layer does. On a CPU
+    its one operator takes nine times as long as the three (docs/benchmarks.md).
     """
     model = onnx.load(path, load_external_data=False)  # weights beside the graph stay as they are
     skip.fuse(model.graph)
@@ -44,6 +45,7 @@ def described(model: Model, precision: Precision, quantization: Quantization) ->
 def reduce(path: Path, precision: Precision, quantization: Quantization, windows: Iterable[Samples]) -> None:
     """Go over from float32 to a precision; `windows` are for static int8 alone."""
     if precision == "fp16":
+        fuse(path)
         halve(path)
     elif precision == "int8" and quantization == "static":
         quantise_static(path, windows)
