@@ -25,6 +25,8 @@ def main() -> None:
     parser.add_argument("--split", default="dev", choices=["dev", "train"])
     args = parser.parse_args()
     loaded = bundles.load(args.bundle or bundles.starter_path())
+    if loaded.manifest.blocks:
+        parser.error("a windowed bundle: the hop of a block model is part of it")
     scorer = Scorer(loaded, provider="cpu", threads=1)
     clips = data.read_manifest(args.corpus / "manifest.csv", args.split)
     manifest, remembered = loaded.manifest, streaming.remember(scorer.score)

@@ -5,6 +5,7 @@ together. A call strings the clips of one speaker (or one generator) on one chan
 a bona fide voice and goes on with a spoof one: how soon is the change noticed?
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
@@ -14,9 +15,8 @@ import numpy as np
 
 from streamdet.audio import Samples, resample
 from streamdet.bundle import Manifest
-from streamdet_training import recordings
 from streamdet_training.data import Clip, Label
-from streamdet_training.scores import ScoreWindows, cut
+from streamdet_training.scores import ScoreWindows, cut, heard
 
 Groups = Mapping[tuple[Label, str, str], Sequence[Clip]]
 """Clips by label, voice and channel."""
@@ -53,8 +53,7 @@ def simulate(clips: Iterable[Clip], manifest: Manifest, score: ScoreWindows) -> 
     """Score all calls that the clips make."""
     calls = []
     for (label, name, channel), members in grouped(clips).items():
-        whole, most = _strung(members, manifest.audio.rate_hz), round(CALL_MAX_S * manifest.audio.rate_hz)
-        parts = [whole[at : at + most] for at in range(0, whole.size, most)]
+        parts = pieces(strung(members, manifest.audio.rate_hz), CALL_MAX_S, manifest.audio.rate_hz)
         calls += [Call(label, name, channel, _scored(part, manifest, score)) for part in parts]
     return calls
 
@@ -70,10 +69,10 @@ def splice(clips: Iterable[Clip], manifest: Manifest, score: ScoreWindows) -> li
     for number, ((label, name, channel), members) in enumerate(groups.items()):
         if label == "bonafide" or (partner := _partner(groups, channel, number)) is None:
             continue
-        bonafide = np.resize(_strung(groups["bonafide", *partner], rate_hz), lead)
-        spoof = np.resize(_strung(members, rate_hz), round(SPOOF_S * rate_hz))
-        heard = np.concatenate([bonafide, spoof * (_level(bonafide) / max(_level(spoof), 1e-6))])
-        windows = _scored(np.clip(heard, -1, 1).astype(np.float32), manifest, score)
+        bonafide = np.resize(strung(groups["bonafide", *partner], rate_hz), lead)
+        spoof = np.resize(strung(members, rate_hz), round(SPOOF_S * rate_hz))
+        both = np.concatenate([bonafide, spoof * (_level(bonafide) / max(_level(spoof), 1e-6))])
+        windows = _scored(np.clip(both, -1, 1).astype(np.float32), manifest, score)
         calls.append(Call("spoof", name, channel, windows, onset_s=lead / rate_hz, before=partner[0]))
     return calls
 
@@ -110,13 +109,21 @@ def _partner(groups: Groups, channel: str, number: int) -> tuple[str, str] | Non
     return there[number % len(there)] if there else None
 
 
-def _strung(clips: Sequence[Clip], rate_hz: int) -> Samples:
-    """Clips one after the other: `(T,)`."""
-    parts = []
+def strung(clips: Iterable[Clip], rate_hz: int, line: str | None = None, most_s: float = math.inf) -> Samples:
+    """Clips one after the other, as they come over a line; none more once there are `most_s` seconds: `(T,)`."""
+    parts: list[Samples] = []
     for clip in clips:
-        samples, from_hz = recordings.read(clip.path)
+        if sum(part.size for part in parts) >= most_s * rate_hz:
+            break
+        samples, from_hz = heard(clip, line)
         parts.append(resample(samples, from_hz, rate_hz))
     return np.concatenate(parts)
+
+
+def pieces(samples: Samples, most_s: float, rate_hz: int) -> list[Samples]:
+    """Cut into parts of `most_s` seconds; the last may be shorter."""
+    most = round(most_s * rate_hz)
+    return [samples[at : at + most] for at in range(0, samples.size, most)]
 
 
 def _scored(samples: Samples, manifest: Manifest, score: ScoreWindows) -> tuple[tuple[float, float | None], ...]:

@@ -17,7 +17,7 @@ from typing import Final, Literal
 import msgspec
 import numpy as np
 
-from streamdet.audio import Samples, resample
+from streamdet.audio import Samples
 from streamdet.bundle import Manifest
 from streamdet.errors import DataError
 from streamdet.records import Score, State, Verdict, Window
@@ -26,10 +26,10 @@ from streamdet.speech import speech_s
 from streamdet.verdict import Tracker
 from streamdet_training import bootstrap, metrics
 from streamdet_training.bootstrap import Interval
-from streamdet_training.calls import CALL_MAX_S, voice
+from streamdet_training.calls import CALL_MAX_S, pieces, strung, voice
 from streamdet_training.data import Clip, Label
 from streamdet_training.metrics import Floats
-from streamdet_training.scores import ScoreWindows, heard
+from streamdet_training.scores import ScoreWindows
 
 Kind = Literal["bonafide", "spoof", "turning"]
 Voice = tuple[Label, str, str]
@@ -40,7 +40,7 @@ BEFORE_S: Final = 15.0
 AFTER_S: Final = 30.0
 LEAST_S: Final = 4.0
 # A corpus may have hours of one voice; these minutes of it tell as much.
-CALLS_A_VOICE: Final = 5
+VOICE_S: Final = 5 * CALL_MAX_S
 STRETCHES_A_VOICE: Final = 3
 # Seconds of speech after which the verdict is looked at; the stretches of speech are as long as the last.
 SPEECH_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -180,7 +180,9 @@ def evaluate(
     trials: list[SpeechTrial] = []
     for who, members in groups.items():
         step(f"by seconds of speech, {who[1]}")
-        trials += _by_speech(who, _strung(members, manifest.audio.rate_hz, line), manifest, remembered, adaptive)
+        trials += _by_speech(
+            who, strung(members, manifest.audio.rate_hz, line, VOICE_S), manifest, remembered, adaptive
+        )
     enough = [trial for trial in trials if len(trial[1]) == len(SPEECH_S)]
     return Streaming(
         operating=point(bonafide, turning, manifest, 1.0),
@@ -322,17 +324,6 @@ def _groups(clips: Sequence[Clip]) -> dict[Voice, list[Clip]]:
     return dict(sorted(groups.items()))
 
 
-def _strung(clips: Sequence[Clip], rate_hz: int, line: str | None) -> Samples:
-    """Clips one after the other, as many as a voice is given time."""
-    parts: list[Samples] = []
-    for clip in clips:
-        if sum(part.size for part in parts) >= CALLS_A_VOICE * CALL_MAX_S * rate_hz:
-            break
-        samples, from_hz = heard(clip, line)
-        parts.append(resample(samples, from_hz, rate_hz))
-    return np.concatenate(parts)
-
-
 def _scripts(
     groups: Mapping[Voice, Sequence[Clip]], rate_hz: int, line: str | None, rng: np.random.Generator
 ) -> Iterator[tuple[Call, Samples]]:
@@ -340,25 +331,20 @@ def _scripts(
     least, before = round(LEAST_S * rate_hz), round(BEFORE_S * rate_hz)
     speakers: dict[str, list[tuple[str, Samples]]] = defaultdict(list)  # by channel
     for (label, name, channel), members in groups.items():
-        whole = _strung(members, rate_hz, line)
+        whole = strung(members, rate_hz, line, VOICE_S)
         if label == "bonafide":
-            for part in _parts(whole, CALL_MAX_S, rate_hz):
+            for part in pieces(whole, CALL_MAX_S, rate_hz):
                 yield Call("bonafide", name, "-", channel, part.size / rate_hz, part.size / rate_hz, ()), part
             if whole.size >= least:
                 speakers[channel].append((name, whole[:before]))
             continue
-        for part in _parts(whole, CALL_MAX_S, rate_hz):
+        for part in pieces(whole, CALL_MAX_S, rate_hz):
             yield Call("spoof", "-", name, channel, 0.0, part.size / rate_hz, ()), part
-        for part in _parts(whole, AFTER_S, rate_hz):
+        for part in pieces(whole, AFTER_S, rate_hz):
             if part.size >= least and speakers[channel]:
                 speaker, talk = speakers[channel][rng.integers(len(speakers[channel]))]
                 both = np.concatenate([talk, part])
                 yield Call("turning", speaker, name, channel, talk.size / rate_hz, both.size / rate_hz, ()), both
-
-
-def _parts(samples: Samples, most_s: float, rate_hz: int) -> list[Samples]:
-    most = round(most_s * rate_hz)
-    return [samples[at : at + most] for at in range(0, samples.size, most)]
 
 
 SpeechTrial = tuple[Voice, list[float]]
