@@ -34,5 +34,5 @@ trap 'rm -rf "$new"' EXIT
 streamdet export "$work/run" --data "$manifest" --out "$new/starter" --name starter --false-alarms-per-hour 4
 streamdet evaluate "$starter" "$new/starter" --manifest "$manifest" --split dev --split test --streaming \
     --through mulaw --out "$work/report"
-mv "$new"/starter/model.onnx "$new"/starter/manifest.json "$starter"
+mv "$new"/starter/*.onnx "$new"/starter/manifest.json "$starter"
 echo "old against new: $work/report/report.html"
