@@ -25,6 +25,11 @@ Emit = Callable[[Verdict | Event], None]
 MAX_GAP_S: Final = 60
 # A sender with a bug repeats it fifty times a second; one line a second tells as much.
 ERROR_EVERY_S: Final = 1.0
+# When many calls end at once, as when a trunk fails, those that go on must not wait for the last words of those that do
+# not: ended tracks get one place in so many, and what is left over.
+ENDED_SHARE: Final = 16
+# But what waits holds a window in memory, 32 kB of mu-law: the more there are, the larger their share; here it is all.
+ENDED_MOST: Final = 4096
 # Worst first: what a stream of several channels is summed up as.
 WORST_FIRST: Final[tuple[State, ...]] = ("spoof", "uncertain", "bonafide", "listening")
 
@@ -130,6 +135,9 @@ class Engine:
         self._ending: dict[str, Stream] = {}  # by `opened`: a name may be open again while its last call ends
         self._live: deque[Track] = deque()
         self._lossless: deque[Track] = deque()
+        self._ended: deque[Track] = deque()
+        self._owed = 0.0
+        """To ended tracks, in windows."""
         self._lossless_next = False
         self._windows = self._skipped = self._opened = 0
 
@@ -265,19 +273,25 @@ class Engine:
     def take(self, limit: int, *, reserve: bool = True) -> list[Job]:
         """Hand out the next batch, or a part of it: at most `limit` windows, one a track, the longest waiting first.
 
-        Live windows go first; lossless ones get the places left over and at least one, so that neither starves.
+        Live windows go first; lossless ones get the places left over and at least one, so that neither starves. The
+        last windows of streams that have ended wait behind the live ones too, and get one place in ENDED_SHARE.
 
         Args:
             limit: places.
             reserve: False where the batch has a lossless window already.
         """
-        reserved = 1 if self._lossless and reserve else 0
+        jobs = self._take_from(self._ended, self._owed_to_ended(limit))
+        limit -= len(jobs)
+        reserved = 1 if self._lossless and reserve and limit else 0
         if reserved and limit == 1 and self._live:
             # One place for two lines: they take turns.
             self._lossless_next = not self._lossless_next
             reserved = int(self._lossless_next)
-        jobs = self._take_from(self._live, limit - reserved)
-        return jobs + self._take_from(self._lossless, limit - len(jobs))
+        for line, places in ((self._live, limit - reserved), (self._lossless, limit), (self._ended, limit)):
+            more = self._take_from(line, min(places, limit))
+            limit -= len(more)
+            jobs += more
+        return jobs
 
     def settle(self, jobs: Sequence[Job], scores: Sequence[Score], now_s: float) -> None:
         """Take the scores of a batch back and emit its verdicts.
@@ -403,13 +417,32 @@ class Engine:
         """Put a track with a due window in line, once."""
         if not track.queued and not track.in_flight and track.has_due():
             track.queued = True
-            (self._lossless if track.timeline.lossless else self._live).append(track)
+            self._line(track).append(track)
             self._wake()
 
+    def _line(self, track: Track) -> deque[Track]:
+        """Where a track stands in line."""
+        if track.timeline.lossless:
+            return self._lossless
+        return self._live if track.stream.reason is None else self._ended
+
+    def _owed_to_ended(self, limit: int) -> int:
+        """How many of the next places go to ended tracks, whoever else waits."""
+        if not self._ended:
+            self._owed = 0.0
+            return 0
+        self._owed += limit * max(1 / ENDED_SHARE, len(self._ended) / ENDED_MOST)
+        places = min(int(self._owed), limit)
+        self._owed -= places
+        return places
+
     def _take_from(self, line: deque[Track], limit: int) -> list[Job]:
-        jobs = []
-        for _ in range(min(limit, len(line))):
+        jobs: list[Job] = []
+        while line and len(jobs) < limit:
             track = line.popleft()
+            if (now := self._line(track)) is not line:
+                now.append(track)  # its stream ended while it stood in line
+                continue
             track.queued = False
             job = track.take()
             self._skipped += job.skipped

@@ -143,6 +143,57 @@ def test_overload_is_shared_evenly():
         assert sum(v.skipped + 1 for v in found) == found[-1].end_s
 
 
+def overloaded(tracks: int, seconds: int, places: int) -> Bench:
+    """Every track a second of audio each second, and room for `places` windows in that time."""
+    bench = Bench()
+    for second in range(seconds):
+        for stream in range(tracks):
+            bench.feed(audio(1, seed=second), stream=f"s{stream}")
+        bench.score(limit=places)
+    return bench
+
+
+def test_calls_that_end_all_at_once_do_not_hold_up_those_that_go_on():
+    """Of 40 tracks 30 end; there is room for 12 windows a second, and within two of theirs the others are normal."""
+    bench = overloaded(40, 12, places=12)
+    for stream in range(10, 40):
+        bench.feed(audio(0.5), stream=f"s{stream}")
+        bench.engine.close(f"s{stream}", "end", 0.0)
+    for second in range(12, 20):
+        for stream in range(10):
+            bench.feed(audio(1, seed=second), stream=f"s{stream}")
+        bench.score(limit=12)
+    for stream in range(10):
+        skipped = [v.skipped for v in bench.verdicts(f"s{stream}") if v.end_s > 12]
+        assert len(skipped) >= 7
+        assert not any(skipped[2:])
+
+
+@pytest.mark.parametrize("places", [1, 4, 16])
+def test_ended_calls_get_their_last_words_whoever_else_talks(places):
+    bench = overloaded(40, 3, places)
+    for stream in range(20, 40):
+        bench.engine.close(f"s{stream}", "end", 0.0)
+    reasons = []
+    for second in range(3, 3 + 128 // places):
+        for stream in range(20):
+            bench.feed(audio(1, seed=second), stream=f"s{stream}")
+        reasons += [job.track.stream.reason for job in bench.score(limit=places)]
+    # They stand among the others until they are come upon, which is within the first 20 of these.
+    assert reasons[-96:].count("end") == 6
+
+
+def test_the_more_ended_calls_wait_the_more_of_them_are_served(monkeypatch):
+    monkeypatch.setattr("streamdet.engine.ENDED_MOST", 20)
+    bench = overloaded(40, 3, places=4)
+    for stream in range(10, 40):
+        bench.engine.close(f"s{stream}", "end", 0.0)
+    bench.score(limit=8)  # finds them among those who stood in line
+    for stream in range(10):
+        bench.feed(audio(1), stream=f"s{stream}")
+    assert {job.track.stream.reason for job in bench.score(limit=8)} == {"end"}
+
+
 def test_no_track_is_in_a_batch_twice():
     bench = Bench()
     bench.feed(audio(1))
