@@ -344,7 +344,7 @@ def test_overload_is_shared_evenly_and_ends_with_the_load():
     pass_time(range(48, 60), names[:5])
     for name in names[:5]:
         found = [record.end_s for record in said if isinstance(record, Verdict) and record.stream == name]
-        assert np.diff(found)[-4:].tolist() == [1.0] * 4
+        assert set(range(53, 61)) <= set(found)  # a window after the load dropped, every hop has its own again
 
 
 def test_what_is_no_number_is_no_evidence():
