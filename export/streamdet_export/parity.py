@@ -18,8 +18,8 @@ from streamdet_training.model import Detector
 from streamdet_training.scores import Trial, by_class, score_clips
 
 # Scores spread over 1 or more. wav2vec2 on raw audio agrees to 1e-6; log energies of a band that is 60 dB below the
-# loudest of its frame lose digits in float32, whose order of adding up differs: 8e-4 was the most seen of whole windows,
-# 2.1e-3 of blocks, which may hold nothing but the end of a word (the starter).
+# loudest of its frame lose digits in float32, whose order of adding up differs: 8e-4 was the most seen of whole
+# windows, 2.1e-3 of blocks, which may hold nothing but the end of a word (the starter).
 MOST_DIFFERENCE: Final = 5e-3
 MOST_EER_DIFFERENCE: Final = 0.005
 # In fp32 the largest difference over this many clips; the other precisions need an EER, so they take all of dev.
