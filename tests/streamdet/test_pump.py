@@ -291,14 +291,14 @@ async def test_a_file_gets_a_place_in_every_batch_and_only_one(slow, talk, made)
 
 @in_a_loop
 async def test_what_keeps_a_thread_is_known_and_forgotten(slow, talk):
-    async with Line(slow((1,))) as line:
+    async with Line(slow((1,), runs=2)) as line:
         assert line.pump.busy_since_s is None
         line.hear("a", talk)
         await line.until(lambda: line.scorer.began == [1])
         since_s = line.pump.busy_since_s
         assert since_s is not None
         line.hear("b", talk)  # what is younger does not hide it
-        await asyncio.sleep(0.05)
+        await line.until(lambda: line.scorer.began == [1, 1])
         assert line.pump.busy_since_s == since_s
         line.scorer.go.release(2)
         await line.until(lambda: len(line.verdicts()) == 2)
