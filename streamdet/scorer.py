@@ -4,7 +4,9 @@ A scorer is built from bytes that were hashed, runs on the provider that was ask
 batch size it will ever use before it is called ready.
 """
 
+import contextlib
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -291,11 +293,22 @@ def _open(
         engines=engines,
         graphs=cuda_graphs,
     )
+    if providers.on_card(name):
+        find_libraries()
     try:
         return ort.InferenceSession(contents[manifest.model.file], settings, providers=order)
     except Exception as error:  # onnxruntime raises a class of its own for each status code, with no common base
         first_line = str(error).strip().partition("\n")[0]
         raise BundleError.of("model", manifest.model.file, f"a model that loads ({first_line})") from error
+
+
+def find_libraries() -> None:
+    """Load NVIDIA's libraries from the packages that the extra `cuda` brings, where the system's loader does not look.
+
+    Without it a machine that has them as packages alone would be told that onnxruntime fell back to the CPU.
+    """
+    with contextlib.redirect_stdout(sys.stderr):  # it prints what it misses, and stdout is for data
+        ort.preload_dlls()
 
 
 def _host_memory(session: ort.InferenceSession, shape: tuple[int, int]) -> ort.OrtValue:

@@ -1,12 +1,13 @@
 """`streamdet bench peers`: the engine against what a user would write instead, with the same weights and recordings.
 
-The ways take turns within one run. torch and onnxruntime live in a process each (peers.py), so that neither's memory or
-threads are the other's.
+The ways take turns within one run. torch and onnxruntime live in processes of their own (peers.py), so that neither's
+memory or threads are the other's.
 """
 
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -79,9 +80,11 @@ def bench(ask: Ask, ways: Sequence[Way], threads: Sequence[int], rounds: int) ->
     rows: list[dict[str, Any]] = []
     for count in threads:
         asked = msgspec.structs.replace(ask, threads=count)
-        with Worker(asked, "torch") as theirs, Worker(asked, "ours") as ours:
-            sides = {way: theirs if way in TORCH else ours for way in ways}
-            found, turns = measure({way: partial(side.run, way) for way, side in sides.items()}, rounds)
+        with ExitStack() as stack:
+            # One for all of torch's; one each of ours, since the daemon's scorer shares out its threads otherwise.
+            sides = {way: "torch" if way in TORCH else way for way in ways}
+            workers = {side: stack.enter_context(Worker(asked, side)) for side in dict.fromkeys(sides.values())}
+            found, turns = measure({way: partial(workers[side].run, way) for way, side in sides.items()}, rounds)
         rows += summary(asked, found, turns)
     return rows
 
@@ -139,7 +142,7 @@ def _median_cpu_s(turns: Sequence[Turn]) -> float:
 class Worker:
     """A process that holds one side's model and runs a way when told to."""
 
-    def __init__(self, ask: Ask, side: Literal["torch", "ours"]) -> None:
+    def __init__(self, ask: Ask, side: str) -> None:
         """Start it; the model is loaded and warm by its first turn."""
         command = [sys.executable, "-m", "streamdet_export.peers", side, msgspec.json.encode(ask).decode()]
         pipe = subprocess.PIPE

@@ -1,6 +1,6 @@
 """One side of `streamdet bench peers`, in a process of its own.
 
-    python -m streamdet_export.peers torch|ours ASK.json
+    python -m streamdet_export.peers torch|call|calls ASK.json
 
 reads the name of a way from each line of stdin and answers each with one `Turn` as JSON.
 """
@@ -63,7 +63,7 @@ def open_side(name: str, ask: Ask) -> Any:
         return Torch(ask)
     from streamdet_export.peers_ours import Ours
 
-    return Ours(ask)
+    return Ours(ask, at_once=name == "calls")
 
 
 def main() -> None:

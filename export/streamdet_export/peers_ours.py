@@ -17,11 +17,13 @@ from streamdet_export.bench_peers import Ask, Recordings
 class Ours:
     """One scorer, warm."""
 
-    def __init__(self, ask: Ask) -> None:
-        """Load the bundle and warm every bucket up."""
+    def __init__(self, ask: Ask, *, at_once: bool = True) -> None:
+        """Load the bundle and warm every bucket up; `at_once` as the daemon does, for `calls`."""
         self.ask = ask
         self.bundle = without_gate(bundle.load(Path(ask.bundle)))
-        self.scorer = Scorer(self.bundle, provider=ask.device, threads=ask.threads, batch_max=ask.batch)
+        self.scorer = Scorer(
+            self.bundle, provider=ask.device, threads=ask.threads, batch_max=ask.batch, at_once=at_once
+        )
         self.scorer.warm_up()
 
     def call(self, recordings: Recordings) -> dict[str, float]:

@@ -24,6 +24,7 @@ from streamdet.bench.report import Row
 from streamdet.bench.steady import Steady, take_turns
 from streamdet.bundle import Bundle
 from streamdet.errors import ConfigError, UsageError
+from streamdet.scorer import find_libraries
 
 Arithmetic = Literal["fp32", "fp16", "int8"]
 Part = Literal["convolutions", "products", "attention"]
@@ -299,6 +300,8 @@ def _open(
         names, buffers = list(beside), list(beside.values())
         options.add_external_initializers_from_files_in_memory(names, buffers, [len(part) for part in buffers])
     providers = list(dict.fromkeys([provider, "CPUExecutionProvider"]))
+    if not provider.startswith("CPU"):
+        find_libraries()
     session = ort.InferenceSession(graph, options, providers=providers)
     if (found := session.get_providers()[0]) != provider:
         raise ConfigError.of("--provider", provider, f"one that is there: onnxruntime fell back to {found}")

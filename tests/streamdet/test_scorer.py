@@ -1,5 +1,7 @@
 """The scorer: company changes no score, and what is not as its manifest says is refused."""
 
+import contextlib
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -269,3 +271,14 @@ def test_a_flipped_bit_in_the_head_is_refused(block_bundle):
     file.write_bytes(content)
     with pytest.raises(BundleError, match="sha256"):
         Scorer(block_bundle, provider="cpu")
+
+
+def test_for_a_card_nvidias_packages_are_looked_through_first_and_stdout_stays_clean(tiny_bundle, monkeypatch, capsys):
+    """onnxruntime does not find them by itself, and would fall back to the CPU."""
+    monkeypatch.setattr(scorers.ort, "preload_dlls", lambda: sys.stdout.write("Failed to load libcublas\n"))
+    with contextlib.suppress(ConfigError):
+        Scorer(tiny_bundle, provider="cuda")
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "Failed to load libcublas\n")
+    Scorer(tiny_bundle, provider="cpu")
+    assert capsys.readouterr().err == ""
