@@ -38,6 +38,7 @@ async def taken_of(messages: list[list[bytes]], address: str = LOCAL, each_turn=
             while len(taking.taken) < len(messages):
                 each_turn(taking)
                 await asyncio.sleep(0)
+        each_turn(taking)
         push.close()
     return taking
 
