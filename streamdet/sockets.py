@@ -13,9 +13,12 @@ from streamdet.errors import ConfigError, UnreachableError
 
 # A peer that opens a TCP connection and never speaks ZeroMQ is let go after this long.
 HANDSHAKE_MS: Final = 2000
-# A peer whose cable was pulled is noticed after this long; TCP alone would take hours.
-HEARTBEAT_MS: Final = 5000
-HEARTBEAT_TIMEOUT_MS: Final = 15_000
+# A peer whose cable was pulled is noticed in this time (s); TCP alone would take hours. The kernel asks: ZeroMQ's own
+# heartbeats abort the process (libzmq 4.3.5, "Assertion failed: !_io_error") when one is due for a peer that left while
+# more waited from it than the high-water mark takes, a sender that outruns us and hangs up.
+KEEPALIVE_S: Final = 5
+KEEPALIVE_PROBES: Final = 2
+UNANSWERED_MS: Final = 15_000
 # The library drops a connection that sends more. The daemon's own limits are far below and better explained.
 MESSAGE_MAX_BYTES: Final = 1 << 20
 # Long enough for the last verdicts to leave, short enough for a subscriber that hangs.
@@ -54,8 +57,11 @@ class ZmqSocket:
         """
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(self._kind)
         self._socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
-        self._socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+        self._socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+        self._socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_S)
+        self._socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, KEEPALIVE_S)
+        self._socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, KEEPALIVE_PROBES)
+        self._socket.setsockopt(zmq.TCP_MAXRT, UNANSWERED_MS)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MESSAGE_MAX_BYTES)
         self._socket.setsockopt(zmq.LINGER, LINGER_MS)
         for name, value in self._options.items():

@@ -37,6 +37,8 @@ SETTINGS: Final = {"scoring.provider": "cpu", "scoring.threads": "1", "streams.i
 SETTLE_S: Final = 2.0
 # The audio of a track whose memory is read: longer than window and ring.
 TRACK_S: Final = 6
+# In frames that weigh little themselves: ten thousand may be on their way.
+TRACK_MS: Final = 200
 # A busy machine takes this long to fill ten thousand tracks.
 PATIENCE_S: Final = 120.0
 
@@ -216,7 +218,7 @@ def memory(tracks: int) -> list[Row]:
         empty_bytes, opened, rows = _resident_bytes(daemon), 0, list[Row]()
         for more, name in ((some, "some"), (tracks - some, "more")):
             if more:
-                flood = Flood("zeromq", daemon.audio, more, 1000, frames=TRACK_S, name=name)
+                flood = Flood("zeromq", daemon.audio, more, TRACK_MS, frames=1000 * TRACK_S // TRACK_MS, name=name)
                 stack.enter_context(flooding(flood))
                 opened += more
                 _await_tracks(daemon, opened)

@@ -2,6 +2,8 @@
 
 import asyncio
 import itertools
+import subprocess
+import sys
 
 import zmq
 
@@ -59,3 +61,34 @@ def test_what_is_done_once_a_turn_is_done_for_every_message():
     taking = asyncio.run(taken_of([[b"x"]] * 1000))
     assert taking.turns[-1] == 1000
     assert len(taking.turns) < 1000
+
+
+OUTRUNS = """
+import os, sys, zmq
+push = zmq.Context().socket(zmq.PUSH)
+push.set(zmq.SNDTIMEO, 300)
+push.connect(sys.argv[1])
+try:
+    while True:
+        push.send(bytes(1000))
+except zmq.Again:
+    os._exit(0)
+"""
+DOES_NOT_READ = """
+import asyncio, subprocess, sys, time, zmq
+from streamdet.sockets import ZmqSocket
+
+async def main():
+    async with ZmqSocket(zmq.PULL, "endpoints.audio", "tcp://127.0.0.1:*", print, rcvhwm=10) as socket:
+        subprocess.run([sys.executable, "-c", sys.argv[1], socket.address])
+        time.sleep(1)
+
+asyncio.run(main())
+"""
+
+
+def test_a_sender_that_outruns_us_and_hangs_up_does_not_end_the_process():
+    """It did, by an assertion of libzmq, as long as ZeroMQ's own heartbeats were on."""
+    command = [sys.executable, "-c", DOES_NOT_READ, OUTRUNS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
