@@ -29,6 +29,15 @@ TURN: Final = 256
 _NOBLOCK: Final = int(zmq.NOBLOCK)
 
 
+def notice_silence(socket: "zmq.Socket[bytes]") -> None:
+    """Let the kernel find out that a socket's peers have gone without a word."""
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_S)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, KEEPALIVE_S)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, KEEPALIVE_PROBES)
+    socket.setsockopt(zmq.TCP_MAXRT, UNANSWERED_MS)
+
+
 class ZmqSocket:
     """A bound socket whose messages are handed to `take`, some at a time, by the event loop.
 
@@ -57,11 +66,7 @@ class ZmqSocket:
         """
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(self._kind)
         self._socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
-        self._socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
-        self._socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_S)
-        self._socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, KEEPALIVE_S)
-        self._socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, KEEPALIVE_PROBES)
-        self._socket.setsockopt(zmq.TCP_MAXRT, UNANSWERED_MS)
+        notice_silence(self._socket)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MESSAGE_MAX_BYTES)
         self._socket.setsockopt(zmq.LINGER, LINGER_MS)
         for name, value in self._options.items():

@@ -15,6 +15,7 @@ from streamdet.cli.board import Board, line
 from streamdet.cli.options import AsJson, ConfigFile, Settings, read_config
 from streamdet.errors import ProtocolError, UnreachableError
 from streamdet.records import Heartbeat, Verdict
+from streamdet.sockets import notice_silence
 from streamdet.wire import verdicts
 from streamdet.wire.verdicts import Record
 
@@ -54,9 +55,7 @@ def subscribed(address: str, streams: list[str]) -> "zmq.Socket[bytes]":
         UnreachableError: it is not a ZeroMQ address.
     """
     socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
-    # libzmq connects anew by itself; these make it notice that a daemon has gone without a word.
-    socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6000)
+    notice_silence(socket)  # then libzmq connects anew by itself
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
     socket.setsockopt(zmq.LINGER, 0)
     try:
