@@ -188,6 +188,7 @@ def run(part: Part, seconds: float) -> Outcome:
     """Run one part for so long at the most. What it had said by then counts."""
     began_s = time.monotonic()
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        signal.signal(signal.SIGTERM, _terminated)
         process = subprocess.Popen(  # noqa: S603 # our own interpreter and modules
             [sys.executable, *part.command], stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
         )
@@ -240,6 +241,11 @@ def card() -> dict[str, Any]:
         return {"card": None}
     name, driver, memory = (word.strip() for word in said.splitlines()[0].split(","))
     return {"card": name, "driver": driver, "memory": memory}
+
+
+def _terminated(*_: object) -> None:
+    """Make of SIGTERM an exception, so that the part that runs is ended too."""
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 def _rows(text: str) -> Iterator[dict[str, Any]]:

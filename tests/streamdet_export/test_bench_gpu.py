@@ -2,6 +2,9 @@
 
 import inspect
 import json
+import signal
+import subprocess
+import sys
 import time
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -13,6 +16,14 @@ from streamdet.cli import application
 from streamdet.errors import UsageError
 from streamdet_export import bench_gpu, bench_gpu_cli
 from streamdet_export.bench_gpu import Ask, Outcome, Part
+
+
+@pytest.fixture(autouse=True)
+def sigterm_as_it_was():
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
 
 ASK = Ask(config="xlsr-300m", layers=0, provider="cuda", batches=(16, 64), folder="/models")
 
@@ -56,6 +67,26 @@ time.sleep(600)
             return
         time.sleep(0.05)
     pytest.fail("the child lives on")
+
+
+def test_when_the_bench_itself_is_ended_so_is_its_part(tmp_path):
+    pid = tmp_path / "pid"
+    inner = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    outer = f"""
+from streamdet_export import bench_gpu
+bench_gpu.run(bench_gpu.Part(name="x", command=("-c", {inner!r}), seconds=600), 600)
+"""
+    process = subprocess.Popen([sys.executable, "-c", outer])
+    try:
+        for _ in range(1200):
+            if pid.exists() and pid.read_text():
+                break
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+        assert not running(int(pid.read_text()))
+    finally:
+        process.kill()
 
 
 def running(pid: int) -> bool:
