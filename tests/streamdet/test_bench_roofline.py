@@ -133,7 +133,7 @@ def test_a_bench_of_the_starter_is_json_and_a_plot(tmp_path, monkeypatch, capsys
     (row,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert row["bench"] == "roofline"
     assert row["model"].startswith("starter@")
-    assert 0.5 < row["gflop"] < 2
+    assert 0.2 < row["gflop"] < 2
     assert {file.name for file in tmp_path.iterdir()} == {"bench-roofline.json", "bench-roofline.png"}
 
 
