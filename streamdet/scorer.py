@@ -1,4 +1,4 @@
-"""The only place that knows onnxruntime: windows in, scores out.
+"""The only place where the daemon meets onnxruntime, but for a block model's head: windows in, scores out.
 
 A scorer is built from bytes that were hashed, runs on the provider that was asked for or refuses, and has met every
 batch size it will ever use before it is called ready.
@@ -122,7 +122,7 @@ class Scorer:
         row = (self.head.sums,) if self.head else ()
         for size in self.buckets:
             silence = np.zeros((size, self.manifest.input_samples), np.float32)
-            for _ in range(2 * (ON_CARD if self._card else 1)):  # a card has two places for each
+            for _ in range(2 * (ON_CARD if self._card else 1)):  # a card has buffers for two of each
                 began_s = time.perf_counter()
                 if (shape := self.run(silence).shape) != (size, *row):
                     wanted = "the sums of each block" if row else "one score a window"
@@ -193,8 +193,8 @@ class Scorer:
             raise BundleError.of("model input shape", shape, f"a dynamic batch of {wanted} samples")
 
 
-class Place:
-    """Buffers of one batch size with fixed addresses, and the binding of the model's input and output to them."""
+class Buffers:
+    """Memory of one batch size with fixed addresses, and the binding of the model's input and output to them."""
 
     def __init__(self, session: ort.InferenceSession, manifest: Manifest, size: int, number: int) -> None:
         """Allocate.
@@ -203,7 +203,7 @@ class Place:
             session: on any provider.
             manifest: of the model.
             size: rows.
-            number: tells this place from every other of the session; CUDA graphs are kept by it.
+            number: tells these buffers from all others of the session; CUDA graphs are kept by it.
         """
         model = manifest.model
         kind = "cuda" if providers.on_card(session.get_providers()[0]) else "cpu"
@@ -238,27 +238,27 @@ class Card:
         """Allocate the buffers of every bucket, twice."""
         # A CUDA graph belongs to the thread that captured it, and onnxruntime wants all runs from that one.
         self._thread: Final = ThreadPoolExecutor(1, "card")
-        self._free: Final[dict[int, SimpleQueue[Place]]] = {size: SimpleQueue() for size in buckets}
+        self._free: Final[dict[int, SimpleQueue[Buffers]]] = {size: SimpleQueue() for size in buckets}
         sizes = [size for size in buckets for _ in range(ON_CARD)]
         for number, size in enumerate(sizes, 1):
-            self._free[size].put(Place(session, manifest, size, number))
+            self._free[size].put(Buffers(session, manifest, size, number))
 
     def run(self, audio: Samples) -> Samples:
         """Score `(B, T)`, B a bucket; from at most `ON_CARD` threads at once."""
-        places = self._free[audio.shape[0]]
-        place = places.get()
+        free = self._free[audio.shape[0]]
+        buffers = free.get()
         try:
-            place.load(audio)
-            return self._thread.submit(place.run).result()
+            buffers.load(audio)
+            return self._thread.submit(buffers.run).result()
         finally:
-            places.put(place)
+            free.put(buffers)
 
     def bare(self, audio: Samples) -> Callable[[], object]:
         """Load `(B, T)`, and return what runs on it."""
-        place = self._free[audio.shape[0]].get()
-        place.load(audio)
-        self._free[audio.shape[0]].put(place)
-        return lambda: self._thread.submit(place.run).result()
+        buffers = self._free[audio.shape[0]].get()
+        buffers.load(audio)
+        self._free[audio.shape[0]].put(buffers)
+        return lambda: self._thread.submit(buffers.run).result()
 
 
 def _open(

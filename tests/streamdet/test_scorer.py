@@ -18,7 +18,7 @@ from streamdet.blocks import ABSENT_LOGIT
 from streamdet.bundle import Model
 from streamdet.errors import BundleError, ConfigError, StreamdetError
 from streamdet.records import AudioFormat, Window
-from streamdet.scorer import ON_CARD, Card, Place, Scorer
+from streamdet.scorer import ON_CARD, Buffers, Card, Scorer
 from streamdet.window import score_windows
 
 S16 = AudioFormat(16_000, "s16le")
@@ -82,15 +82,15 @@ def test_bound_buffers_give_what_a_plain_run_gives(request, kind):
     assert card.bare(rows[:4])() == pytest.approx(scorer.run(rows[:4]), abs=1e-5)
 
 
-def test_a_place_keeps_its_addresses(tiny_bundle):
-    place = Place(Scorer(tiny_bundle, provider="cpu")._session, tiny_bundle.manifest, 2, 7)
-    addresses = [value.data_ptr() for value in (place._host, place._input, place._output)]
+def test_buffers_keep_their_addresses(tiny_bundle):
+    buffers = Buffers(Scorer(tiny_bundle, provider="cpu")._session, tiny_bundle.manifest, 2, 7)
+    addresses = [value.data_ptr() for value in (buffers._host, buffers._input, buffers._output)]
     for _ in range(3):
-        place.load(noise(2))
-        place.run()
-    assert [value.data_ptr() for value in (place._host, place._input, place._output)] == addresses
+        buffers.load(noise(2))
+        buffers.run()
+    assert [value.data_ptr() for value in (buffers._host, buffers._input, buffers._output)] == addresses
     assert len(set(addresses)) == 3
-    assert place._options.get_run_config_entry("gpu_graph_id") == "7"
+    assert buffers._options.get_run_config_entry("gpu_graph_id") == "7"
 
 
 def test_no_row_is_padding(tiny_bundle, monkeypatch):
