@@ -9,6 +9,7 @@ from streamdet.audio import Samples
 from streamdet.blocks import ABSENT_LOGIT
 from streamdet.bundle import Bundle
 from streamdet.errors import BundleError
+from streamdet.providers import CPU
 
 INPUT: Final = "sums"
 OUTPUT: Final = "score"
@@ -28,9 +29,7 @@ class Head:
         options.intra_op_num_threads = 1  # waking a second thread takes longer than the sums do
         options.log_severity_level = 3
         try:
-            self._session: Final = ort.InferenceSession(
-                bundle.read_verified(name)[name], options, providers=["CPUExecutionProvider"]
-            )
+            self._session: Final = ort.InferenceSession(bundle.read_verified(name)[name], options, providers=[CPU])
         except BundleError:
             raise
         except Exception as error:  # onnxruntime raises a class of its own for each status code, with no common base

@@ -23,7 +23,8 @@ from streamdet.audio import Samples
 from streamdet.bench.report import Row
 from streamdet.bench.steady import Steady, take_turns
 from streamdet.bundle import Bundle
-from streamdet.errors import ConfigError, UsageError
+from streamdet.errors import ConfigError, MissingError
+from streamdet.providers import CPU, on_card
 from streamdet.scorer import find_libraries
 
 Arithmetic = Literal["fp32", "fp16", "int8"]
@@ -44,14 +45,8 @@ _CONVOLUTIONS: Final = {"Conv", "FusedConv", "NhwcFusedConv", "QLinearConv", "Co
 _WITH_PROJECTIONS: Final = {"Attention", "QAttention"}
 _ALONE: Final = {"MultiHeadAttention", "PackedMultiHeadAttention"}
 
-_TYPES: Final[Mapping[Arithmetic, tuple[int, Any]]] = {
-    # Numbers of TensorProto.DataType.
-    "fp32": (1, np.float32),
-    "fp16": (10, np.float16),
-    "int8": (3, np.int8),
-}
-_UINT8: Final = 2
-_INT32: Final = 6
+# What the left side of a product is made of.
+_GIVEN: Final[Mapping[Arithmetic, Any]] = {"fp32": np.float32, "fp16": np.float16, "int8": np.uint8}
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -77,22 +72,6 @@ class Operations(msgspec.Struct, frozen=True):
         return sum(self.by_part.values())
 
 
-def provider_name(word: str) -> str:
-    """Return onnxruntime's name of `cpu`, of `cuda`, or of the better one that is there (`auto`).
-
-    Raises:
-        UsageError: it is none of these.
-    """
-    match word:
-        case "cpu":
-            return "CPUExecutionProvider"
-        case "cuda":
-            return "CUDAExecutionProvider"
-        case "auto":
-            return provider_name("cuda" if Path("/dev/nvidiactl").exists() else "cpu")
-    raise UsageError.of("--provider", word, "one of auto, cpu, cuda")
-
-
 def bench(
     bundles: Sequence[Bundle], *, provider: str, threads: int, batch: int, rounds: int = 12
 ) -> list[dict[str, Any]]:
@@ -111,6 +90,7 @@ def bench(
     Raises:
         BundleError: a file is not what its manifest says.
         ConfigError: the provider is not to be had.
+        MissingError: onnx is not installed.
     """
     nodes = [profile(bundle, provider, threads, _batch(bundle, batch)) for bundle in bundles]
     counted = [
@@ -175,11 +155,11 @@ def _count(node: Node) -> dict[Part, float]:
 
 def product(arithmetic: Arithmetic, provider: str, threads: int, side: int = 0) -> Callable[[], float]:
     """Prepare a large matrix product; each call gives operations a second."""
-    side = side or (SIDE_CPU if provider.startswith("CPU") else SIDE_CUDA)
+    side = side or (SIDE_CUDA if on_card(provider) else SIDE_CPU)
     session = _open(product_model(arithmetic, side), {}, provider, threads)
     rng = np.random.default_rng(0)
     left = rng.integers(0, 255, (side, side), np.uint8) if arithmetic == "int8" else rng.standard_normal((side, side))
-    return _repeated(session, left.astype(np.uint8 if arithmetic == "int8" else _TYPES[arithmetic][1]), 2.0 * side**3)
+    return _repeated(session, left.astype(_GIVEN[arithmetic]), 2.0 * side**3)
 
 
 def model(bundle: Bundle, provider: str, threads: int, batch: int) -> Callable[[], float]:
@@ -226,7 +206,7 @@ def _batch(bundle: Bundle, batch: int) -> int:
 
 def _repeated(session: ort.InferenceSession, given: Samples, counts: float) -> Callable[[], float]:
     """Prepare a measure: `counts` a second of runs with the input already where the model is."""
-    device = "cpu" if session.get_providers()[0].startswith("CPU") else "cuda"
+    device = "cuda" if on_card(session.get_providers()[0]) else "cpu"
     binding = session.io_binding()
     binding.bind_ortvalue_input(session.get_inputs()[0].name, ort.OrtValue.ortvalue_from_numpy(given, device, 0))
     for output in session.get_outputs():
@@ -299,8 +279,8 @@ def _open(
     if beside:
         names, buffers = list(beside), list(beside.values())
         options.add_external_initializers_from_files_in_memory(names, buffers, [len(part) for part in buffers])
-    providers = list(dict.fromkeys([provider, "CPUExecutionProvider"]))
-    if not provider.startswith("CPU"):
+    providers = list(dict.fromkeys([provider, CPU]))
+    if on_card(provider):
         find_libraries()
     session = ort.InferenceSession(graph, options, providers=providers)
     if (found := session.get_providers()[0]) != provider:
@@ -308,47 +288,33 @@ def _open(
     return session
 
 
-# -- an ONNX model of one node, written by hand: the onnx package belongs to the extra `export` ----------------------
-
-
 def product_model(arithmetic: Arithmetic, side: int) -> bytes:
-    """Return the ONNX model `out = left @ right` with a fixed random `right`, all `(side, side)`."""
-    number, dtype = _TYPES[arithmetic]
+    """Make the ONNX model `out = left @ right` with a fixed random `right`, all `(side, side)`.
+
+    Raises:
+        MissingError: onnx is not installed.
+    """
+    try:
+        from onnx import TensorProto, helper, numpy_helper
+    except ModuleNotFoundError:
+        raise MissingError.of(
+            "bench roofline", "onnx", "an installed package: pip install 'streamdet[bench]'"
+        ) from None
     rng = np.random.default_rng(1)
-    small = rng.integers(-127, 127, (side, side)) if arithmetic == "int8" else rng.standard_normal((side, side))
-    left, out = (_UINT8, _INT32) if arithmetic == "int8" else (number, number)
-    op = "MatMulInteger" if arithmetic == "int8" else "MatMul"
-    node = _text(1, "left") + _text(1, "right") + _text(2, "out") + _text(4, op)
-    right = _number(1, side) + _number(1, side) + _number(2, number) + _text(8, "right")
-    right += _bytes(9, small.astype(dtype).tobytes())
-    graph = _bytes(1, node) + _text(2, "product") + _bytes(5, right)
-    graph += _bytes(11, _value("left", left, side)) + _bytes(12, _value("out", out, side))
-    opset = _text(1, "") + _number(2, 13)
-    return _number(1, 8) + _bytes(7, graph) + _bytes(8, opset)  # ir_version, graph, opset_import
-
-
-def _value(name: str, kind: int, side: int) -> bytes:
-    dimension = _bytes(1, _number(1, side))
-    tensor = _number(1, kind) + _bytes(2, dimension + dimension)
-    return _text(1, name) + _bytes(2, _bytes(1, tensor))
-
-
-def _number(field: int, value: int) -> bytes:
-    return _varint(field << 3) + _varint(value)
-
-
-def _text(field: int, value: str) -> bytes:
-    return _bytes(field, value.encode())
-
-
-def _bytes(field: int, value: bytes) -> bytes:
-    return _varint(field << 3 | 2) + _varint(len(value)) + value
-
-
-def _varint(value: int) -> bytes:
-    parts = bytearray()
-    while value > 0x7F:
-        parts.append(value & 0x7F | 0x80)
-        value >>= 7
-    parts.append(value)
-    return bytes(parts)
+    if arithmetic == "int8":
+        operator, given, made = "MatMulInteger", TensorProto.UINT8, TensorProto.INT32
+        right = rng.integers(-127, 127, (side, side), np.int8)
+    else:
+        operator = "MatMul"
+        given = made = TensorProto.FLOAT16 if arithmetic == "fp16" else TensorProto.FLOAT
+        right = rng.standard_normal((side, side)).astype(_GIVEN[arithmetic])
+    make: Any = helper.make_node
+    graph = helper.make_graph(
+        [make(operator, ["left", "right"], ["out"])],
+        "product",
+        [helper.make_tensor_value_info("left", given, [side, side])],
+        [helper.make_tensor_value_info("out", made, [side, side])],
+        [numpy_helper.from_array(right, "right")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    return bytes(model.SerializeToString())

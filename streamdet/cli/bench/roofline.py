@@ -1,7 +1,7 @@
 """`streamdet bench roofline`."""
 
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import typer
 
@@ -25,7 +25,7 @@ def roofline(
     bundles: Annotated[
         list[Path] | None, typer.Argument(metavar="BUNDLES", help="Folders; without any, the starter.")
     ] = None,
-    provider: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    provider: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the model runs.")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="Of a run on the CPU; 0: one a core.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Windows in a run.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each at the most.")] = 12,
@@ -37,13 +37,14 @@ def roofline(
 
     from streamdet import bundle
     from streamdet.bench import report
-    from streamdet.bench.roofline import bench, provider_name
+    from streamdet.bench.roofline import bench
+    from streamdet.providers import wanted
 
     if out is not None:
         report.need_plots()
     threads = threads or len(os.sched_getaffinity(0))
     loaded = [bundle.load(path) for path in bundles or [bundle.starter_path()]]
-    rows = bench(loaded, provider=provider_name(provider), threads=threads, batch=batch, rounds=rounds)
+    rows = bench(loaded, provider=wanted(provider), threads=threads, batch=batch, rounds=rounds)
     found = report.Report.of("roofline", {"provider": provider, "threads": threads, "batch": batch}, rows)
     columns = {heading: key for heading, key in COLUMNS.items() if any(key in row for row in rows)}
     report.show(found, columns, as_json=as_json)
