@@ -55,8 +55,8 @@ THREADS = {"asyncio", "concurrent", "contextvars", "multiprocessing", "queue", "
 CLOCKS = {"datetime", "sched", "time"}
 SOCKETS = {"http", "select", "selectors", "socket", "socketserver", "ssl", "starlette", "uvicorn", "uvloop", "zmq"}
 FILES = {"fileinput", "glob", "io", "mmap", "os", "pathlib", "shutil", "soundfile", "subprocess", "tempfile"}
-# The scorer, and the benches that hold the scorer against a loop without one, and a model against the machine.
-RUN_MODELS = {"streamdet.scorer", "streamdet.head", "streamdet.bench.engine", "streamdet.bench.roofline"}
+# The scorer with its head, and the bench that holds a model against the machine.
+RUN_MODELS = {"streamdet.scorer", "streamdet.head", "streamdet.bench.roofline"}
 READ_THEIR_OWN_FILES = {"streamdet.config", "streamdet.bundle", "streamdet.audio"}
 
 # Where the import has another name than the distribution.
