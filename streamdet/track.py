@@ -95,7 +95,7 @@ class Timeline(msgspec.Struct, frozen=True):
         return ((clock_sample + 1) * b - 1) // a
 
     def block_ends(self, end_sample: int, origin_sample: int) -> tuple[int, ...]:
-        """Where the blocks of a window end, the oldest first, on a track that began at `origin_sample`.
+        """Where the blocks of a window end, the oldest first; what lies before `origin_sample` is none of it.
 
         On the hop grid, so that windows share them; a rest at a stream's end counts hops back from its own end.
         """
@@ -149,6 +149,10 @@ class Track:
         self._stride = 1
         """Steps from there to the next window."""
         self._cut_end_sample = origin_sample
+        self._begin_sample = origin_sample
+        """Windows reach back no further."""
+        self._late = False
+        """Whether windows were skipped before the newest one."""
         self._held: deque[Job] = deque()
         """Windows cut ahead of being taken, because their audio will not stay in the ring."""
         self._sums: dict[int, Sums] = {}
@@ -222,7 +226,7 @@ class Track:
         window, rate_hz = job.window, self._format.rate_hz
         length = window.end_sample - window.start_sample
         end_s = window.end_sample / rate_hz
-        standing = self.tracker.update(score.llr, end_s, job.advance_samples / rate_hz)
+        standing = self.tracker.update(score.llr, end_s, min(job.advance_samples, length) / rate_hz)
         # The gate hears whole windows, and windows overlap: count the new share of each.
         self._total_speech_s += score.speech_s * min(1.0, job.advance_samples / length)
         self._last = Verdict(
@@ -311,11 +315,16 @@ class Track:
             self._read.popleft()
         read = self._read.popleft()[1:] if self._read else self._last_read
         self._cut_step = step
+        if self._late and skipped and self.timeline.blocks:
+            # Blocks of skipped hops cost what skipping saved. Once late they are made up for; who is late again begins
+            # anew with one block, as at a stream's start, or hops would stretch to a whole window at a time.
+            self._begin_sample = self.timeline.end_sample(step - 1)
+        self._late = skipped > 0
         return self._job(self.timeline.end_sample(step), *read, skipped=skipped)
 
     def _job(self, end_sample: int, read_at_s: float, transit_s: float | None, *, skipped: int) -> Job:
-        start_sample = max(self.ring.origin_sample, end_sample - self.timeline.window_samples)
-        ends = self.timeline.block_ends(end_sample, self.ring.origin_sample)
+        start_sample = max(self._begin_sample, end_sample - self.timeline.window_samples)
+        ends = self.timeline.block_ends(end_sample, self._begin_sample)
         left_sample = ends[0] - self.timeline.block_samples if ends else start_sample
         data = self.ring.window(max(self.ring.origin_sample, min(start_sample, left_sample)), end_sample)
         window = Window(self._format, data, start_sample, end_sample, read_at_s, transit_s, ends)
