@@ -162,6 +162,11 @@ def starter_path() -> Path:
     return Path(str(files("streamdet.starter")))
 
 
+def starter_recordings() -> list[Path]:
+    """Return the synthetic speech that ships with that bundle."""
+    return sorted(starter_path().glob("*.flac"))
+
+
 def load(path: Path) -> Bundle:
     """Read a bundle's manifest and check its rules; the files' content is checked by `read_verified`.
 

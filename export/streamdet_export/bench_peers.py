@@ -9,12 +9,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 import msgspec
 
-from streamdet.audio import Samples
 from streamdet.bench.steady import Steady, take_turns
 from streamdet.errors import StreamdetError
 
@@ -61,8 +59,6 @@ class Turn(msgspec.Struct, frozen=True):
 
 
 Measure = Callable[[], Turn]
-Recordings = dict[str, tuple[Samples, int]]
-"""Name -> mono samples `(T,)` and their rate (Hz)."""
 
 
 def bench(ask: Ask, ways: Sequence[Way], threads: Sequence[int], rounds: int) -> list[dict[str, Any]]:
@@ -177,10 +173,3 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.communicate()
-
-
-def recordings(files: Sequence[Path]) -> list[Path]:
-    """Return the files that were named, or the synthetic speech that comes with the starter."""
-    from streamdet.bundle import starter_path
-
-    return list(files) or sorted(starter_path().glob("*.flac"))

@@ -47,6 +47,7 @@ def peers(
 ) -> None:
     """Hold the engine against torch and transformers as one would write it, over the same recordings."""
     from streamdet.bench import report
+    from streamdet.bundle import starter_recordings
     from streamdet.errors import UsageError
     from streamdet_export import bench_peers
     from streamdet_export.bench_peers import WAYS, Ask
@@ -66,7 +67,7 @@ def peers(
         ask = Ask(
             run=str(run),
             bundle=str(bundle),
-            files=tuple(str(file) for file in bench_peers.recordings(files or [])),
+            files=tuple(str(file) for file in files or starter_recordings()),
             seconds=seconds,
             calls=calls,
             threads=1,

@@ -63,13 +63,13 @@ def precision(
 
 def _clips(manifest: Sequence[str] | None, split: Literal["train", "dev", "test"]) -> list[Any]:
     """Load the clips of a manifest, or the recordings that come with the starter, which are of one class."""
-    from streamdet.bundle import starter_path
+    from streamdet.bundle import starter_recordings
     from streamdet_training import data
     from streamdet_training.clips import Clip
 
     if manifest:
         return list(data.load("csv", manifest, split, classes=("bonafide", "spoof")))
-    return [Clip(path=file, label="spoof") for file in sorted(starter_path().glob("*.flac"))]
+    return [Clip(path=file, label="spoof") for file in starter_recordings()]
 
 
 def _float32(source: Path | None, out: Path) -> Any:

@@ -15,7 +15,8 @@ from typing import Any, Final
 import msgspec
 
 from streamdet.audio import read_recording
-from streamdet_export.bench_peers import Ask, Recordings, Turn, Way
+from streamdet.bench.recordings import Recordings
+from streamdet_export.bench_peers import Ask, Turn, Way
 
 _STATUS: Final = Path("/proc/self/status")
 _FORGET: Final = Path("/proc/self/clear_refs")
@@ -23,7 +24,7 @@ _FORGET: Final = Path("/proc/self/clear_refs")
 
 def read(ask: Ask) -> Recordings:
     """Read the recordings' first channels, as far as they are wanted, and repeat them for as many calls as are."""
-    found: Recordings = {}
+    found = {}
     for number in range(ask.calls or len(ask.files)):
         path = Path(ask.files[number % len(ask.files)])
         samples, rate_hz = read_recording(path)

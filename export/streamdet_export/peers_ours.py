@@ -6,12 +6,13 @@ from pathlib import Path
 import msgspec
 
 from streamdet import bundle
+from streamdet.bench.recordings import Recordings
 from streamdet.bench.side_by_side import play
 from streamdet.bundle import Bundle
 from streamdet.records import Event, Verdict
 from streamdet.replay import replay_samples
 from streamdet.scorer import Scorer
-from streamdet_export.bench_peers import Ask, Recordings
+from streamdet_export.bench_peers import Ask
 
 
 class Ours:

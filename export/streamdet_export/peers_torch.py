@@ -8,8 +8,9 @@ import torch
 
 from streamdet import bundle
 from streamdet.audio import Samples, fill, resample
+from streamdet.bench.recordings import Recordings
 from streamdet.bundle import Audio
-from streamdet_export.bench_peers import Ask, Recordings
+from streamdet_export.bench_peers import Ask
 from streamdet_training import model, run
 from streamdet_training.model import Detector
 

@@ -91,7 +91,7 @@ def _bundle(how: Recipe, detector: Detector, out: Path, made: Made, total: int) 
 
 def _windows(audio: Audio) -> Iterator[Samples]:
     """Cut windows out of the synthetic speech that comes with the starter, one after the other."""
-    for path in sorted(bundle.starter_path().glob("*.flac")):
+    for path in bundle.starter_recordings():
         samples, rate_hz = read_recording(path)
         heard = resample(samples[:, 0], rate_hz, audio.rate_hz)
         for at in range(0, heard.size, audio.window_samples):

@@ -17,10 +17,11 @@ import numpy as np
 import uvloop
 from numpy.typing import NDArray
 
-from streamdet.audio import decode, encode, read_recording, resample
+from streamdet.audio import decode, encode
+from streamdet.bench.recordings import strung
 from streamdet.bench.report import Row
 from streamdet.bench.steady import percentiles, take_turns
-from streamdet.bundle import Bundle, starter_path
+from streamdet.bundle import Bundle, starter_recordings
 from streamdet.engine import Engine
 from streamdet.errors import DataError
 from streamdet.providers import Provider
@@ -75,11 +76,7 @@ def speech(recordings: Sequence[Path], form: AudioFormat) -> bytes:
         MissingError: one is not there.
         DataError: one is not audio.
     """
-    parts = []
-    for path in recordings or sorted(starter_path().glob("*.flac")):
-        samples, rate_hz = read_recording(path)
-        parts.append(resample(samples[:, 0], rate_hz, form.rate_hz))
-    return encode(np.concatenate(parts), form.encoding)
+    return encode(strung(recordings or starter_recordings(), form.rate_hz), form.encoding)
 
 
 class Calls:

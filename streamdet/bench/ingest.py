@@ -185,7 +185,7 @@ def floods(daemon: Daemon, over: Over, ask: Ask) -> list[Row]:
 
 def in_real_time(daemon: Daemon, over: Over, calls: int, frame_ms: int, seconds: float) -> Row:
     """Play calls, each frame when it is due, and see what they cost."""
-    recordings = sorted(bundle.starter_path().glob("*.flac"))
+    recordings = bundle.starter_recordings()
     with (
         tempfile.TemporaryDirectory(prefix="streamdet-bench-") as folder,
         load(daemon, recordings, over=over, hop_s=1.0, frame_ms=frame_ms, folder=Path(folder), sockets=1) as calling,

@@ -20,12 +20,13 @@ import msgspec
 import numpy as np
 import zmq
 
-from streamdet.audio import encode, read_recording, resample
+from streamdet.audio import encode
 from streamdet.bench.caller import MOST_SOCKETS, TICK_S, Order, Play, Sent
 from streamdet.bench.processes import usage
+from streamdet.bench.recordings import strung
 from streamdet.bench.served import Daemon, Over
 from streamdet.bench.steady import percentiles
-from streamdet.errors import DataError, StreamdetError, UsageError
+from streamdet.errors import StreamdetError, UsageError
 
 Encoding = Literal["mulaw", "alaw"]
 
@@ -346,7 +347,8 @@ def load(
 
     Raises:
         UsageError: the frames do not fit.
-        DataError: the recordings are no speech to speak of.
+        MissingError: a recording is not there.
+        DataError: there is none, or one is not audio.
     """
     if not math.isclose(hop_s / TICK_S, round(hop_s / TICK_S)):
         raise UsageError.of("hop of the bundle (s)", hop_s, f"whole multiples of {TICK_S:g}")
@@ -380,15 +382,10 @@ def said(recordings: Sequence[Path], *, half_duplex: bool = False) -> bytes:
     """Recordings one after the other, and again, as AUDIO_S of mu-law at RATE_HZ.
 
     Raises:
-        DataError: they hold nothing.
+        MissingError: one is not there.
+        DataError: there is none, or one is not audio.
     """
-    parts = []
-    for path in recordings:
-        samples, rate_hz = read_recording(path)
-        parts.append(resample(samples[:, 0], rate_hz, RATE_HZ))
-    if not parts:
-        raise DataError.of("recordings", 0, "at least one")
-    whole = np.resize(np.concatenate(parts), AUDIO_S * RATE_HZ)
+    whole = np.resize(strung(recordings, RATE_HZ), AUDIO_S * RATE_HZ)
     if half_duplex:
         turns = whole.reshape(-1, round(TURN_S * RATE_HZ))
         turns[1::2] = 0

@@ -1,18 +1,16 @@
 """Recordings as so many calls at once, through engine and pump as in the daemon, as fast as they are taken."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import uvloop
 
 from streamdet.audio import Samples
+from streamdet.bench.recordings import Recordings
 from streamdet.engine import Engine
 from streamdet.pump import Pump
 from streamdet.records import AudioFormat, Event, Frame, Verdict
 from streamdet.scorer import Scorer
-
-Recordings = Mapping[str, tuple[Samples, int]]
-"""Name -> mono samples `(T,)` and their rate (Hz)."""
 
 
 def play(recordings: Recordings, scorer: Scorer, batch_max: int) -> list[Verdict | Event]:

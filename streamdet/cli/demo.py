@@ -31,7 +31,7 @@ Files = Annotated[list[Path] | None, typer.Argument(help="Recordings to play ins
 
 def demo(files: Files = None) -> None:
     """Start a daemon with the bundled starter, play a few calls in real time, and sum up."""
-    played = files or sorted(bundle.starter_path().glob("*.flac"))
+    played = files or bundle.starter_recordings()
     names = {f"{number}-{path.stem.replace(' ', '_')[:40]}": path for number, path in enumerate(played, 1)}
     recordings = {name: recorded(path, None) for name, path in names.items()}  # a bad one is told of at once
     heard: list[Record] = []

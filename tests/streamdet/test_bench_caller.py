@@ -11,7 +11,7 @@ from streamdet.audio import decode
 from streamdet.bench import caller as callers
 from streamdet.bench.caller import TICK_S, Caller, Order, PcmLine, Play, ZmqLine
 from streamdet.bench.load import GOLDEN, TURN_S, Load, said
-from streamdet.bundle import starter_path
+from streamdet.bundle import starter_recordings
 from streamdet.errors import DataError
 from streamdet.wire import frames
 
@@ -228,7 +228,7 @@ def test_calls_are_opened_at_the_end_and_ended_from_there(load):
 
 
 def test_what_is_said_is_speech_and_with_half_duplex_half_of_it():
-    recordings = sorted(starter_path().glob("*.flac"))
+    recordings = starter_recordings()
     whole, half = (decode(said(recordings, half_duplex=each), "mulaw") for each in (False, True))
     assert whole.size == half.size
     turns = half.reshape(-1, round(8000 * TURN_S))

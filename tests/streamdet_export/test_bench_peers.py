@@ -10,6 +10,7 @@ import pytest
 
 from streamdet import bundle
 from streamdet.bench.steady import Steady
+from streamdet.bundle import starter_recordings
 from streamdet.errors import StreamdetError, UsageError
 from streamdet_export import bench_peers, bench_peers_cli, peers, untrained
 from streamdet_export.bench_peers import WAYS, Ask, Turn
@@ -44,7 +45,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def ask(made):
-    files = tuple(str(file) for file in bench_peers.recordings([]))
+    files = tuple(str(file) for file in starter_recordings())
     return Ask(
         run=str(made / "run"),
         bundle=str(made / "fp32"),
@@ -73,8 +74,8 @@ def test_recordings_are_repeated_for_as_many_calls_as_are_wanted(ask):
     assert len(recordings) == 7
     scores = Ours(ask).calls(recordings)
     assert len(scores) == 14
-    assert scores["6-" + bench_peers.recordings([])[0].stem + " 2.000"] == pytest.approx(
-        scores["0-" + bench_peers.recordings([])[0].stem + " 2.000"], abs=1e-6
+    assert scores["6-" + starter_recordings()[0].stem + " 2.000"] == pytest.approx(
+        scores["0-" + starter_recordings()[0].stem + " 2.000"], abs=1e-6
     )
 
 

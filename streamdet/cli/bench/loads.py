@@ -59,7 +59,7 @@ def at_a_daemon(ask: Ask) -> Iterator["tuple[Load, Bundle]"]:
         raise UsageError.of("--pid", ask.pid, "together with --attach")
     settings = read_config(ask.config, ask.set_, ask.bundle)
     found = bundles.load(settings.bundle.path or bundles.starter_path())
-    recordings = ask.recordings or sorted(bundles.starter_path().glob("*.flac"))
+    recordings = ask.recordings or bundles.starter_recordings()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="streamdet-bench-")))
         if ask.attach:
