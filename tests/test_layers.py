@@ -31,6 +31,7 @@ CORE = {
     "starter",
     "audio",
     "blocks",
+    "lists",
     "ring",
     "speech",
     "verdict",

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from streamdet.lists import numbers, one_of, some_of
+
 COLUMNS: Final = {"part": "part", "of": "of", "": "figure", "found": "value", "target": "target", "why not": "note"}
 
 
@@ -21,24 +23,21 @@ def gpu(
 ) -> None:
     """Run every bench that makes sense on a GPU within 8 minutes, with random weights; one table comes last."""
     from streamdet.bench import report
-    from streamdet.errors import UsageError
     from streamdet_export import bench_gpu
-    from streamdet_export.bench_peers_cli import one_of
 
     one_of("--provider", provider, ("cuda", "cpu"))
-    if not all(word.isdecimal() and int(word) for word in batches.split(",")):
-        raise UsageError.of("--batches", batches, "whole numbers from 1 on, with commas between")
+    sizes = numbers("--batches", batches, 1)
     settings = {"config": config, "layers": layers, "provider": provider, **bench_gpu.card()}
     with tempfile.TemporaryDirectory(prefix="streamdet-gpu-") as folder:
         ask = bench_gpu.Ask(
             config=config,
             layers=layers,
             provider=provider,
-            batches=tuple(int(word) for word in batches.split(",")),
+            batches=tuple(sizes),
             folder=folder,
         )
         known = {part.name: part for part in bench_gpu.parts(ask)}
-        names = list(known) if parts == "all" else [one_of("--parts", word, list(known)) for word in parts.split(",")]
+        names = list(known) if parts == "all" else some_of("--parts", parts, list(known))
         chosen = [known[name] for name in names]
 
         def keep(found: Any) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from streamdet.lists import numbers, one_of, some_of
+
 COLUMNS: Final = {
     "": "way",
     "threads": "threads",
@@ -55,9 +57,9 @@ def peers(
 
     if (run is None) != (bundle is None):
         raise UsageError.of("--run, --bundle", (run, bundle), "both or neither: the bundle is of that run")
-    chosen = WAYS if ways == "all" else [one_of("--ways", word, WAYS) for word in ways.split(",")]
-    counts = [int(one_of("--threads", word, [str(n) for n in range(1025)])) for word in threads.split(",")]
-    counts = list(dict.fromkeys(count or len(os.sched_getaffinity(0)) for count in counts))
+    chosen = WAYS if ways == "all" else some_of("--ways", ways, WAYS)
+    counts = [count or len(os.sched_getaffinity(0)) for count in numbers("--threads", threads, 0)]
+    counts = list(dict.fromkeys(counts))
     if out is not None:
         report.need_plots()
     settle()
@@ -87,7 +89,7 @@ def random_weights(config: str, layers: int, kind: str, precision: str, folder: 
     """Make a run and a bundle with the same random weights."""
     from streamdet_export import untrained
 
-    how = untrained.recipe_of(config, layers, one_of("--kind", kind, ("window", "block")))
+    how = untrained.recipe_of(config, layers, one_of("--kind", kind, untrained.KINDS))
     (made,) = untrained.make(how, folder, [one_of("--precision", precision, untrained.MADE)])
     return folder / untrained.RUN, made.path
 
@@ -97,19 +99,6 @@ def model_id(path: Path) -> str:
     from streamdet import bundle
 
     return bundle.load(path).manifest.model_id
-
-
-def one_of(option: str, word: str, known: Any) -> Any:
-    """Return the word if it is one of those that are known.
-
-    Raises:
-        UsageError: it is not.
-    """
-    from streamdet.errors import UsageError
-
-    if word not in known:
-        raise UsageError.of(option, word, f"one of {', '.join(known[:9])}")
-    return word
 
 
 def draw(figure: Any, rows: list[dict[str, Any]]) -> None:

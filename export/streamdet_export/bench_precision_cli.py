@@ -7,6 +7,8 @@ from typing import Annotated, Any, Final, Literal
 
 import typer
 
+from streamdet.lists import numbers, some_of
+
 COLUMNS: Final = {
     "": "form",
     "batch": "batch",
@@ -51,7 +53,7 @@ def precision(
         root = keep or Path(folder)
         exact = _float32(source, root / "source")
         made = {form: bench.make(exact, form, heard, root / form) for form in _forms(forms)}
-        sizes = [int(_one_of("--batches", word, [str(size) for size in range(1, 257)])) for word in batches.split(",")]
+        sizes = numbers("--batches", batches, 1)
         some = bench.spread(heard, clips)
         rows = bench.bench(made, some, batches=sizes, provider=provider, threads=threads, rounds=rounds)
     settings = {"model": exact.manifest.model_id, "provider": provider, "threads": threads, "clips": len(some)}
@@ -94,16 +96,7 @@ def _forms(text: str) -> list[Any]:
     from streamdet_export.bench_precision import FORMS
 
     others = [form for form in FORMS if form != "fp32"]
-    words = others if text == "all" else text.split(",")
-    return ["fp32", *dict.fromkeys(_one_of("--forms", word.strip(), others) for word in words)]
-
-
-def _one_of(option: str, word: str, known: Sequence[Any]) -> Any:
-    from streamdet.errors import UsageError
-
-    if word not in known:
-        raise UsageError.of(option, word, f"one of {', '.join(known[:9])}")
-    return word
+    return ["fp32", *(others if text == "all" else some_of("--forms", text, others))]
 
 
 def draw(figure: Any, rows: list[dict[str, Any]]) -> None:

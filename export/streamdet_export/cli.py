@@ -1,12 +1,11 @@
 """`streamdet export` and `streamdet calibrate`."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar, get_args
+from typing import Annotated, get_args
 
 import typer
 
-Word = TypeVar("Word", bound=str)
+from streamdet.lists import one_of
 
 AllowOverlap = Annotated[
     list[str] | None,
@@ -40,23 +39,14 @@ def export(
     made = make(
         run,
         out,
-        precision=_one_of("--precision", precision, PRECISIONS),
-        quantization=_one_of("--quantization", quantization, QUANTIZATIONS),
+        precision=one_of("--precision", precision, PRECISIONS),
+        quantization=one_of("--quantization", quantization, QUANTIZATIONS),
         data=data or (),
         name=name,
         false_alarms_per_hour=false_alarms_per_hour,
         allow_overlap=allow_overlap or (),
     )
     typer.echo(made.manifest.model_id)
-
-
-def _one_of(option: str, word: str, known: Sequence[Word]) -> Word:
-    from streamdet.errors import UsageError
-
-    found = next((each for each in known if each == word), None)
-    if found is None:
-        raise UsageError.of(option, word, f"one of {', '.join(known)}")
-    return found
 
 
 def calibrate(

@@ -30,6 +30,7 @@ from streamdet_training.recipe import Backbone, Recipe, Window
 RUN: Final = "run"
 
 Kind = Literal["window", "block"]
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 Made = Literal["fp32", "fp16", "int8", "int8-dynamic"]
 MADE: Final[tuple[Made, ...]] = get_args(Made)
 
@@ -105,7 +106,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("precisions", nargs="+", choices=MADE)
     parser.add_argument("--layers", type=int, default=0)
-    parser.add_argument("--kind", choices=("window", "block"))
+    parser.add_argument("--kind", choices=KINDS)
     args = parser.parse_args()
     make(recipe_of(args.config, args.layers, args.kind), args.out, args.precisions)
 

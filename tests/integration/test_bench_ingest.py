@@ -60,7 +60,7 @@ def test_a_flood_that_is_refused_is_no_figure():
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (("--over", "smoke"), "--over: 'smoke', expected any of zeromq, tcp, unix"),
+        (("--over", "smoke"), "--over: 'smoke', expected one of zeromq, tcp, unix"),
         (("--streams", "0"), "--streams: '0', expected whole numbers from 1 to 5000"),
         (("--frame-ms", "20,20"), "--frame-ms: '20,20', expected each only once"),
         (("--frame-ms", "1001"), "--frame-ms: '1001', expected whole numbers from 1 to 1000"),

@@ -32,7 +32,7 @@ def test_each_load_has_its_row_and_then_the_drop(tiny_bundle, tmp_path):
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (("--factors", "2,1"), "--factors: '2,1', expected whole numbers from 1"),
+        (("--factors", "2,1"), "--factors: '2,1', expected ascending loads"),
         (("--factors", "many"), "--factors: 'many'"),
         (("--slow-ms", 10, "--attach"), "--slow-ms: 10.0, expected neither --bundle nor --attach"),
     ],

@@ -1,15 +1,13 @@
 """`streamdet bench train`."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import msgspec
 import typer
 
 from streamdet.errors import UsageError
-
-Value = TypeVar("Value")
+from streamdet.lists import numbers, one_of, some_of
 
 
 def train(
@@ -33,8 +31,7 @@ def train(
     from streamdet_training.backbones import shape
     from streamdet_training.terminal import settle
 
-    if precision not in bench.PRECISIONS:
-        raise UsageError.of("--precision", precision, f"one of {', '.join(bench.PRECISIONS)}")
+    exact = one_of("--precision", precision, bench.PRECISIONS)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
@@ -46,37 +43,13 @@ def train(
         batch=1,
         window_s=window_s,
         device=device,
-        precision="bf16" if precision == "bf16" else "no",
+        precision=exact,
         steps=steps,
         rank=rank,
     )
-    some = listed("--modes", modes, lambda word: next(mode for mode in bench.MODES if mode == word))
-    rows = bench.bench(ask, some, listed("--batches", batches, _size), rounds, out)
+    some = some_of("--modes", modes, bench.MODES)
+    rows = bench.bench(ask, some, numbers("--batches", batches, 1), rounds, out)
     found = bench.reported(rows, ask)
     if not as_json:
         found = msgspec.structs.replace(found, rows=bench.laid_out(rows))
     report.show(found, bench.COLUMNS, as_json=as_json)
-
-
-def listed(option: str, text: str, read: Callable[[str], Value]) -> list[Value]:
-    """Read a comma-separated list.
-
-    Raises:
-        UsageError: a word cannot be read, or comes twice.
-    """
-    found: list[Value] = []
-    for word in text.split(","):
-        try:
-            value = read(word.strip())
-        except (ValueError, StopIteration):
-            raise UsageError.of(option, word, "a list as in --help") from None
-        if value in found:
-            raise UsageError.of(option, word, "each only once")
-        found.append(value)
-    return found
-
-
-def _size(word: str) -> int:
-    if (size := int(word)) < 1:
-        raise ValueError(word)
-    return size

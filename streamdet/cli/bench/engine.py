@@ -8,6 +8,7 @@ import typer
 
 from streamdet.cli.options import AsJson, BenchOut, BundlePath
 from streamdet.errors import UsageError
+from streamdet.lists import numbers
 from streamdet.records import RATES_HZ, AudioFormat, Encoding
 
 
@@ -53,8 +54,8 @@ def engine(
         rounds=rounds,
         lag_s=lag_s,
     )
-    sizes = numbers("--batches", batches, least=1)
-    pools = [number or len(os.sched_getaffinity(0)) for number in numbers("--threads", threads, least=0)]
+    sizes = numbers("--batches", batches, 1)
+    pools = [number or len(os.sched_getaffinity(0)) for number in numbers("--threads", threads, 0)]
     rows: list[dict[str, Any]] = []
     if parity:
         rows = bench.parity(ask, max(sizes), pools[0])
@@ -71,18 +72,6 @@ def engine(
         show(some, columns, as_json=as_json)
     if out is not None:
         write(report, out, None if parity else lambda figure: draw(figure, rows))
-
-
-def numbers(option: str, text: str, least: int) -> list[int]:
-    """Read a comma-separated list of different whole numbers.
-
-    Raises:
-        UsageError: it is none.
-    """
-    words = text.split(",")
-    if not all(word.strip().isdecimal() and int(word) >= least for word in words) or len({*words}) < len(words):
-        raise UsageError.of(option, text, f"different whole numbers from {least} on, with commas between")
-    return [int(word) for word in words]
 
 
 def draw(figure: Any, rows: list[dict[str, Any]]) -> None:

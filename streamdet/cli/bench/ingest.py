@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from streamdet.cli.options import AsJson, BenchOut
-from streamdet.errors import UsageError
+from streamdet.lists import numbers, some_of
 
 
 def ingest(
@@ -25,13 +25,11 @@ def ingest(
 
     if out is not None:
         report.need_plots()
-    ways = _listed("--over", over)
-    if unknown := set(ways) - set(bench.WAYS):
-        raise UsageError.of("--over", unknown.pop(), f"any of {', '.join(bench.WAYS)}")
+    ways = some_of("--over", over, bench.WAYS)
     ask = bench.Ask(
         over=tuple(way for way in bench.WAYS if way in ways),
-        streams=_numbers("--streams", streams, 5000),
-        frames_ms=_numbers("--frame-ms", frame_ms, 1000),
+        streams=tuple(sorted(numbers("--streams", streams, 1, 5000))),
+        frames_ms=tuple(sorted(numbers("--frame-ms", frame_ms, 1, 1000))),
         seconds=seconds,
         rounds=rounds,
         calls=calls,
@@ -43,17 +41,3 @@ def ingest(
     report.show(made, bench.COLUMNS, as_json=json)
     if out is not None:
         report.write(made, out, bench.curve(rows))
-
-
-def _listed(option: str, text: str) -> list[str]:
-    words = [word.strip() for word in text.split(",")]
-    if len(set(words)) < len(words):
-        raise UsageError.of(option, text, "each only once")
-    return words
-
-
-def _numbers(option: str, text: str, most: int) -> tuple[int, ...]:
-    words = _listed(option, text)
-    if not all(word.isdecimal() and 1 <= int(word) <= most for word in words):
-        raise UsageError.of(option, text, f"whole numbers from 1 to {most}, with commas")
-    return tuple(sorted(map(int, words)))

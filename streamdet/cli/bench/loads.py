@@ -10,6 +10,7 @@ import msgspec
 import typer
 
 from streamdet.errors import UsageError
+from streamdet.lists import one_of
 
 if TYPE_CHECKING:
     from streamdet.bench.load import Load
@@ -52,9 +53,8 @@ def at_a_daemon(ask: Ask) -> Iterator["tuple[Load, Bundle]"]:
     from streamdet.bench import served
     from streamdet.cli.options import read_config
 
-    over = next((way for way in get_args(served.Over) if way == ask.over), None)
-    if over is None:
-        raise UsageError.of("--over", ask.over, f"one of {', '.join(get_args(served.Over))}")
+    ways: tuple[served.Over, ...] = get_args(served.Over)
+    over = one_of("--over", ask.over, ways)
     if ask.pid is not None and not ask.attach:
         raise UsageError.of("--pid", ask.pid, "together with --attach")
     settings = read_config(ask.config, ask.set_, ask.bundle)

@@ -9,6 +9,7 @@ import typer
 from streamdet.cli.bench.loads import Ask, Attach, HalfDuplex, Pid, Recordings, Sockets, Way, at_a_daemon
 from streamdet.cli.options import AsJson, BenchOut, BundlePath, ConfigFile, Settings
 from streamdet.errors import OverloadError, UsageError
+from streamdet.lists import numbers
 
 
 def overload(
@@ -77,10 +78,7 @@ def _factors(text: str) -> tuple[int, ...]:
     Raises:
         UsageError: they are no ascending whole numbers.
     """
-    try:
-        found = tuple(int(word) for word in text.split(","))
-    except ValueError:
-        found = ()
-    if not found or found[0] < 1 or list(found) != sorted(set(found)):
-        raise UsageError.of("--factors", text, "whole numbers from 1, ascending, with commas between")
-    return found
+    found = numbers("--factors", text, 1, 64)
+    if found != sorted(found):
+        raise UsageError.of("--factors", text, "ascending loads")
+    return tuple(found)
