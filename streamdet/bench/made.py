@@ -1,7 +1,6 @@
 """A bundle whose model costs a chosen time a window: overload with few calls, on any machine."""
 
 import itertools
-import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,6 +8,7 @@ import msgspec
 import numpy as np
 
 from streamdet import bundle
+from streamdet.bench.calls import pure_ms
 from streamdet.bundle import Audio, Bundle, Manifest
 from streamdet.errors import MissingError
 from streamdet.scorer import Scorer
@@ -33,13 +33,7 @@ def probe_ms(made: Bundle, runs: int = 9) -> float:
     """Time one window on one thread: the median (ms)."""
     scorer = Scorer(made, provider="cpu", threads=1, batch_max=1)
     scorer.warm_up()
-    silence = np.zeros((1, AUDIO.window_samples), np.float32)
-    taken_ms = []
-    for _ in range(runs):
-        began_s = time.perf_counter()
-        scorer.run(silence)
-        taken_ms.append(1e3 * (time.perf_counter() - began_s))
-    return float(np.median(taken_ms))
+    return pure_ms(scorer, 1, runs)
 
 
 def _saved(folder: Path, products: int) -> Bundle:
