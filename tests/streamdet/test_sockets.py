@@ -82,6 +82,8 @@ async def main():
     async with ZmqSocket(zmq.PULL, "endpoints.audio", "tcp://127.0.0.1:*", print, rcvhwm=10) as socket:
         subprocess.run([sys.executable, "-c", sys.argv[1], socket.address])
         time.sleep(1)
+        # The assertion comes with a heartbeat, whose interval may be longer than anybody waits here.
+        assert socket._socket.get(zmq.HEARTBEAT_IVL) == 0, "ZeroMQ's own heartbeats are on"
 
 asyncio.run(main())
 """
