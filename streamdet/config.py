@@ -84,7 +84,7 @@ class Scoring(Section):
     min_window_s: Annotated[float, Field(ge=0.5, le=60)] = 1.0
     """Audio a track must have before its first window (s); it is repeated to fill one."""
     hop: Literal["fixed", "adaptive"] = "fixed"
-    """fixed is the bundle's; adaptive scores settled bona fide tracks every other hop and doubtful ones every half."""
+    """fixed is the bundle's; adaptive (windowed bundles) scores settled tracks every other hop, doubtful every half."""
     cuda_graphs: bool = False
     """cuda replays each batch size as one launch; refuses a model of which a part computes on the CPU."""
     cache: Path | None = None

@@ -3,7 +3,7 @@
 import os
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import typer
 
@@ -60,6 +60,8 @@ def peers(
     chosen = WAYS if ways == "all" else some_of("--ways", ways, WAYS)
     counts = [count or len(os.sched_getaffinity(0)) for count in numbers("--threads", threads, 0)]
     counts = list(dict.fromkeys(counts))
+    place: Literal["cpu", "cuda"] = one_of("--device", device, ("cpu", "cuda"))
+    mixed: Literal["no", "fp16", "bf16"] = one_of("--autocast", autocast, ("no", "fp16", "bf16"))
     if out is not None:
         report.need_plots()
     settle()
@@ -74,11 +76,11 @@ def peers(
             calls=calls,
             threads=1,
             batch=batch,
-            device=one_of("--device", device, ("cpu", "cuda")),
-            autocast=one_of("--autocast", autocast, ("no", "fp16", "bf16")),
+            device=place,
+            autocast=mixed,
         )
-        rows = bench_peers.bench(ask, chosen, counts, rounds)
         settings = {"model": model_id(bundle), "seconds": seconds, "calls": calls, "batch": batch, "device": device}
+        rows = bench_peers.bench(ask, chosen, counts, rounds)
     found = report.Report.of("peers", {**settings, "autocast": autocast}, rows)
     report.show(found, COLUMNS, as_json=as_json)
     if out is not None:

@@ -1,6 +1,7 @@
 """What a bench says: a table for a person, JSON lines for a program, a JSON file and a PNG for the record."""
 
 import json
+import math
 import os
 import platform
 import sys
@@ -73,7 +74,7 @@ def show(report: Report, columns: Mapping[str, str], *, as_json: bool) -> None:
     """
     if as_json:
         for row in report.rows:
-            sys.stdout.write(json.dumps({"bench": report.bench, **row}) + "\n")
+            sys.stdout.write(_json({"bench": report.bench, **row}) + "\n")
         return
     console = Console(width=None if sys.stdout.isatty() else 140)
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -109,10 +110,26 @@ def write(report: Report, out: Path, draw: Draw | None = None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     file = out / f"bench-{report.bench}.json"
     new = file.with_suffix(".json.new")
-    new.write_text(json.dumps(msgspec.to_builtins(report), indent=1) + "\n", "utf-8")
+    new.write_text(_json(msgspec.to_builtins(report), indent=1) + "\n", "utf-8")
     new.replace(file)
     if draw is not None:
         _draw(draw, file.with_suffix(".png"))
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    """Write JSON that every reader takes: it has no infinity, and a figure that is no number is not known."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _finite(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_finite(each) for each in value]
+        case float() if not math.isfinite(value):
+            return None
+    return value
 
 
 def need_plots() -> None:

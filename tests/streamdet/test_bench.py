@@ -85,3 +85,12 @@ def test_a_report_is_a_table_json_lines_a_file_and_a_plot(tmp_path, capsys):
     assert {"processor", "cores", "python"} <= set(kept["machine"])
     assert (tmp_path / "bench-engine.png").read_bytes().startswith(b"\x89PNG")
     assert {file.name for file in tmp_path.iterdir()} == {"bench-engine.json", "bench-engine.png"}
+
+
+def test_json_has_no_infinity_and_no_nan(tmp_path, capsys):
+    report = Report.of("overload", {}, [{"ratio": float("inf"), "rss": [[0.0, float("nan")]], "calls": 3}])
+    show(report, {}, as_json=True)
+    wanted = {"bench": "overload", "ratio": None, "rss": [[0.0, None]], "calls": 3}
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == wanted
+    write(report, tmp_path)
+    assert "NaN" not in (tmp_path / "bench-overload.json").read_text("utf-8")

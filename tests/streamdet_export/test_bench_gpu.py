@@ -147,6 +147,10 @@ def test_every_part_is_a_bench_that_there_is_with_options_that_it_has():
         assert {word for word in words if word.startswith("--")} <= options, each.name
 
 
+def test_every_part_can_be_asked_for_in_a_list():
+    assert not [each.name for each in bench_gpu.parts(ASK) if "," in each.name]
+
+
 def test_parts_stay_within_eight_minutes_together():
     """Each has an end of its own, and the whole has one: even a card on which everything hangs gives its table."""
     assert all(each.seconds <= 300 for each in bench_gpu.parts(ASK))
