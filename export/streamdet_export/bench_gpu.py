@@ -191,7 +191,11 @@ def run(part: Part, seconds: float) -> Outcome:
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         signal.signal(signal.SIGTERM, _terminated)
         process = subprocess.Popen(  # noqa: S603 # our own interpreter and modules
-            [sys.executable, *part.command], stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
+            [sys.executable, "-P", *part.command],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
         )
         try:
             code = process.wait(seconds)

@@ -140,7 +140,7 @@ class Worker:
 
     def __init__(self, ask: Ask, side: str) -> None:
         """Start it; the model is loaded and warm by its first turn."""
-        command = [sys.executable, "-m", "streamdet_export.peers", side, msgspec.json.encode(ask).decode()]
+        command = [sys.executable, "-P", "-m", "streamdet_export.peers", side, msgspec.json.encode(ask).decode()]
         pipe = subprocess.PIPE
         self._side = side
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)  # noqa: S603 # our own interpreter and module

@@ -10,6 +10,7 @@ calls that are due at one tick are served in one wake-up. Ticks are absolute: wh
 
 import gc
 import resource
+import signal
 import socket
 import sys
 import threading
@@ -272,6 +273,7 @@ def run(caller: Caller, orders: deque[Order | None], answer: Callable[[Sent], No
 
 def main() -> None:
     """Play until stdin ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the bench closes stdin
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     play = msgspec.json.decode(sys.stdin.buffer.readline(), type=Play)
     with open(play.audio, "rb") as file:  # noqa: PTH123 - a path is not worth the import

@@ -134,7 +134,7 @@ def flooding(flood: Flood) -> Iterator[int]:
     Raises:
         StreamdetError: it ended before it was sending; why is on stderr.
     """
-    command = [sys.executable, "-m", "streamdet.bench.flood", msgspec.json.encode(flood).decode()]
+    command = [sys.executable, "-P", "-m", "streamdet.bench.flood", msgspec.json.encode(flood).decode()]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:  # noqa: S603 - our own interpreter and module
         try:
             if process.stdout is None or process.stdout.readline() != b"sending\n":
@@ -155,6 +155,7 @@ def main() -> None:
         sys.stdout.write("sending\n")
         sys.stdout.flush()
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the bench ends this with SIGTERM
     send(msgspec.json.decode(sys.argv[1], type=Flood), say)
 
 

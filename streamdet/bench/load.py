@@ -367,7 +367,7 @@ def load(
         frame_ticks=round(frame_ms / 1e3 / TICK_S),
         sockets=sockets,
     )
-    command = [sys.executable, "-m", "streamdet.bench.caller"]
+    command = [sys.executable, "-P", "-m", "streamdet.bench.caller"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as caller:  # noqa: S603
         assert caller.stdin is not None
         caller.stdin.write(msgspec.json.encode(play) + b"\n")

@@ -76,10 +76,10 @@ def show(report: Report, columns: Mapping[str, str], *, as_json: bool) -> None:
         for row in report.rows:
             sys.stdout.write(_json({"bench": report.bench, **row}) + "\n")
         return
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False)  # a cell may hold [extra]
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in columns:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")
     for row in report.rows:
         table.add_row(*(said(row.get(key)) for key in columns.values()))
     console.print(table)

@@ -87,7 +87,7 @@ def served(
             "streams.max_streams": "100000",
             "daemon.log_level": "warning",
         }
-        command = [sys.executable, "-m", program, "run", *(["--config", str(config)] if config else [])]
+        command = [sys.executable, "-P", "-m", program, "run", *(["--config", str(config)] if config else [])]
         command += [word for name, text in {**own, **settings}.items() for word in ("--set", f"{name}={text}")]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)  # noqa: S603
         try:

@@ -86,6 +86,7 @@ def _missing_extra(error: ModuleNotFoundError) -> StreamdetError:
     extra = {"export": "export", "calibrate": "calibration"}.get(command, "training")
     if command == "bench":
         command = " ".join(sys.argv[1:3])
+        extra = "training" if command == "bench train" else "export"
     return MissingError.of(f"streamdet {command}", package, f"an installed package: pip install 'streamdet[{extra}]'")
 
 

@@ -597,8 +597,10 @@ sys.meta_path.insert(0, Blocked())
         (("evaluate", "x"), "training"),
         (("export", "x", "--out", "y"), "export"),
         (("bench", "train"), "training"),
+        (("bench", "precision"), "export"),
+        (("bench", "peers"), "export"),
     ],
-    ids=["train", "evaluate", "export", "bench train"],
+    ids=["train", "evaluate", "export", "bench train", "bench precision", "bench peers"],
 )
 def test_a_missing_extra_is_named(args, extra, plain):
     assert f"pip install 'streamdet[{extra}]'" in complaint(streamdet(*args, environment=plain), 66)

@@ -169,7 +169,7 @@ def take_turns(ask: Ask, modes: Sequence[Mode], rounds: int, measure: Measure) -
 
 def in_its_own_process(ask: Ask) -> Steps:
     """Measure in a process of its own."""
-    command = [sys.executable, "-m", "streamdet_training.bench_steps", msgspec.json.encode(ask).decode()]
+    command = [sys.executable, "-P", "-m", "streamdet_training.bench_steps", msgspec.json.encode(ask).decode()]
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)  # noqa: S603 # our own interpreter and module
     if done.returncode != 0:
         last = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
