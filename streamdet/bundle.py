@@ -253,6 +253,12 @@ def _check(manifest: Manifest) -> None:
         audio.hop_samples,
         "1 to window_samples",
     )
+    _must(
+        manifest.model.precision == "int8" or manifest.model.quantization is msgspec.UNSET,
+        "model.quantization",
+        manifest.model.quantization,
+        "none: only int8 has one",
+    )
     _check_blocks(manifest)
     for name in (manifest.model.file, manifest.model.head or manifest.model.file):
         _must(name in manifest.files, "files", list(manifest.files), f"{name} among them")

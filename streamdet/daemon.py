@@ -5,6 +5,7 @@ One event loop owns all state. The threads of the pump make windows ready and ru
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 import time
@@ -61,8 +62,9 @@ class Daemon:
         """
         async with AsyncExitStack() as stack:
             await self._start(stack)
-            self.ready = True
-            on_ready()
+            if not self.stopping:  # nobody lost patience while the model was loading
+                self.ready = True
+                on_ready()
             await self._stopping.wait()
             self.ready = False
         if self._failure is not None:
@@ -89,15 +91,16 @@ class Daemon:
         if config.endpoints.http:
             http = HttpServer(config.endpoints.http, self._metrics, lambda: self.ready)
             self.addresses["http"] = (await stack.enter_async_context(http)).address
+        self.engine = self._engine(loaded)  # before the model: what it refuses, it refuses at once
         scorer = await asyncio.to_thread(self._load, loaded)
         self._pump = stack.enter_context(Pump(scorer, self.config.scoring.batch_max, self._metrics.scored))
-        self.engine = self._engine(loaded)
         control = await stack.enter_async_context(Control(config.endpoints.control, self.engine, self._publisher))
         self.addresses.update(verdicts=self._publisher.address, control=control.address)
         await stack.enter_async_context(self._background("scoring", self._pump.run(self.engine)))
         await stack.enter_async_context(self._background("ticking", self._tick()))
         stack.push_async_callback(self._drain)
-        await self._listen(stack)
+        if not self.stopping:
+            await self._listen(stack)
 
     async def _listen(self, stack: AsyncExitStack) -> None:
         """Open the ears, last of all."""
@@ -127,7 +130,7 @@ class Daemon:
             max_streams=config.streams.max_streams,
             min_window_s=config.scoring.min_window_s,
             adaptive=config.scoring.hop == "adaptive",
-            wake=self._pump.wake,
+            wake=lambda: self._pump.wake(),
         )
 
     def _emit(self, record: Verdict | Event) -> None:
@@ -188,41 +191,37 @@ class Daemon:
 
 
 def run(config: Config) -> int:
-    """Run the daemon in the foreground until a signal ends it.
+    """Run the daemon in the foreground until a signal ends it; a second one ends the process at once, with code 130.
 
     Returns:
-        the process's exit code: 0 after a drain, 130 when a second signal cut that short.
+        the process's exit code: 0, after a drain.
 
     Raises:
         StreamdetError: it could not start, or scoring broke.
     """
     logging.basicConfig(level=config.daemon.log_level.upper(), format="%(levelname)s %(name)s: %(message)s", force=True)
     sys.setswitchinterval(SWITCH_S)
-    code = uvloop.run(_run(config))
-    if code == 0:
-        # Closed sockets still hold messages, which would die with the process; this waits for them, LINGER_MS at most.
-        zmq.Context.instance().term()
-    return code
+    uvloop.run(_run(config))
+    # Closed sockets still hold messages, which would die with the process; this waits for them, LINGER_MS at most.
+    zmq.Context.instance().term()
+    return 0
 
 
-async def _run(config: Config) -> int:
+async def _run(config: Config) -> None:
     daemon = Daemon(config)
-    serving = asyncio.ensure_future(daemon.serve(_announce))
     loop = asyncio.get_running_loop()
 
     def interrupted() -> None:
         if daemon.stopping:
-            serving.cancel()  # the second signal: somebody is in a hurry
+            # The second signal: somebody is in a hurry. A thread that hangs in a run can be ended in no other way.
+            log.warning("ended before the drain was over")
+            os._exit(130)
         daemon.stop()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, interrupted)
     loop.add_signal_handler(signal.SIGHUP, log.warning, "SIGHUP: reload is not built yet, nothing changed")
-    try:
-        await serving
-    except asyncio.CancelledError:
-        return 130
-    return 0
+    await daemon.serve(_announce)
 
 
 def _announce() -> None:

@@ -122,7 +122,9 @@ class Engine:
             ConfigError: an adaptive hop for a block bundle.
         """
         if adaptive and manifest.blocks:
-            raise ConfigError.of("scoring.hop", "adaptive", "fixed: the blocks of this bundle lie on its hops")
+            raise ConfigError.of(
+                "scoring.hop", "adaptive", "fixed, or a windowed bundle: the blocks of this one lie on its hops"
+            )
         self._manifest = manifest
         self._emit = emit
         self._prior_spoof = prior_spoof

@@ -90,6 +90,7 @@ class Scorer:
         if self._card:
             self.runs = ON_CARD
         elif at_once and threads > 1 and self._alone_s() > ALONE_HOPS * self.manifest.audio.hop_s:
+            del self._session  # or a large model would be in memory twice
             self._session = open_with(threads)
         elif at_once:
             self.runs, self.run_threads = threads, 1

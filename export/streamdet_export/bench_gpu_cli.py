@@ -50,3 +50,5 @@ def gpu(
     report.show(report.Report.of("gpu", settings, rows), COLUMNS, as_json=as_json)
     if not as_json:
         typer.echo(", ".join(f"{key} {value}" for key, value in settings.items() if value is not None))
+    if all(outcome.reason is not None for outcome in found.values()):
+        raise typer.Exit(69)  # nothing was measured

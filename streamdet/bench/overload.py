@@ -132,7 +132,7 @@ def slope_mb_per_min(rss: Sequence[tuple[float, int]]) -> float | None:
     if len(rss) < 3:
         return None
     at_s, size = np.array(rss, float).T
-    return float(60e-6 * np.polyfit(at_s - at_s[0], size, 1)[0])
+    return round(float(60e-6 * np.polyfit(at_s - at_s[0], size, 1)[0]), 3)
 
 
 def recover(load: Load, plan: Plan) -> dict[str, Any]:
@@ -179,7 +179,10 @@ def said(row: dict[str, Any]) -> str:
     void = "; void: the caller was late" if row["void"] else ""
     if row["load"] == "drop":
         worst = row["windows_until_normal_max"]
-        return f"drop to {row['calls']} calls: normal after {'?' if worst is None else worst} windows at the most{void}"
+        after = {None: "not normal by the end", 0: "normal at once"}.get(
+            worst, f"normal after {worst} windows at the most"
+        )
+        return f"drop to {row['calls']} calls: {after}{void}"
     return (
         f"{row['load']}, {row['calls']} calls: a window every {row['hop_s_mean']:.2f} s, "
         f"max/min {row['ratio_windows_max_to_min']:.2f}, transit p99 {row['transit_ms_p99'] or 0:.0f} ms{void}"
