@@ -3,8 +3,8 @@
 from typing import Final
 
 import numpy as np
-import onnxruntime as ort
 
+from streamdet import sessions
 from streamdet.audio import Samples
 from streamdet.blocks import ABSENT_LOGIT
 from streamdet.bundle import Bundle
@@ -25,16 +25,9 @@ class Head:
             BundleError: the file is not what the manifest says, or not what docs/bundle.md says.
         """
         name = str(bundle.manifest.model.head)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1  # waking a second thread takes longer than the sums do
-        options.log_severity_level = 3
-        try:
-            self._session: Final = ort.InferenceSession(bundle.read_verified(name)[name], options, providers=[CPU])
-        except BundleError:
-            raise
-        except Exception as error:  # onnxruntime raises a class of its own for each status code, with no common base
-            first_line = str(error).strip().partition("\n")[0]
-            raise BundleError.of("model.head", name, f"a model that loads ({first_line})") from error
+        graph = bundle.read_verified(name)[name]
+        # One thread: waking a second one takes longer than the sums do.
+        self._session: Final = sessions.load("model.head", name, graph, sessions.settings(1), [CPU])
         self._blocks: Final = bundle.manifest.blocks
         self.sums: Final = self._checked_shapes()
         """Numbers that the model must give for each block, S."""

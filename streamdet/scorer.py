@@ -4,9 +4,7 @@ A scorer is built from bytes that were hashed, runs on the provider that was ask
 batch size it will ever use before it is called ready.
 """
 
-import contextlib
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +15,7 @@ from typing import Final, Self
 import numpy as np
 import onnxruntime as ort
 
-from streamdet import providers
+from streamdet import providers, sessions
 from streamdet.audio import Samples
 from streamdet.bundle import Bundle, Manifest
 from streamdet.config import Scoring
@@ -273,15 +271,6 @@ def _open(
 ) -> ort.InferenceSession:
     """Open a session on the provider `name` from bytes that were verified."""
     external = {file: content for file, content in contents.items() if file != manifest.model.file}
-    settings = ort.SessionOptions()
-    settings.intra_op_num_threads = threads
-    settings.log_severity_level = 3  # warnings about CPU placement of shape nodes are no news to anybody
-    # A spinning pool takes whole cores from the calls' own work between runs: 103 % against 4 % of a CPU, measured.
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if external:
-        # External data must come from the bytes that were hashed too, not from the disk a second time.
-        names, buffers = list(external), list(external.values())
-        settings.add_external_initializers_from_files_in_memory(names, buffers, [len(part) for part in buffers])
     engines = providers.engine_folder(cache, manifest.files[manifest.model.file].sha256, ort.__version__)
     if name == providers.TENSORRT:
         engines.mkdir(parents=True, exist_ok=True)
@@ -295,21 +284,9 @@ def _open(
         graphs=cuda_graphs,
     )
     if providers.on_card(name):
-        find_libraries()
-    try:
-        return ort.InferenceSession(contents[manifest.model.file], settings, providers=order)
-    except Exception as error:  # onnxruntime raises a class of its own for each status code, with no common base
-        first_line = str(error).strip().partition("\n")[0]
-        raise BundleError.of("model", manifest.model.file, f"a model that loads ({first_line})") from error
-
-
-def find_libraries() -> None:
-    """Load NVIDIA's libraries from the packages that the extra `cuda` brings, where the system's loader does not look.
-
-    Without it a machine that has them as packages alone would be told that onnxruntime fell back to the CPU.
-    """
-    with contextlib.redirect_stdout(sys.stderr):  # it prints what it misses, and stdout is for data
-        ort.preload_dlls()
+        sessions.find_libraries()
+    graph = contents[manifest.model.file]
+    return sessions.load("model", manifest.model.file, graph, sessions.settings(threads, external), order)
 
 
 def _host_memory(session: ort.InferenceSession, shape: tuple[int, int]) -> ort.OrtValue:

@@ -41,7 +41,7 @@ CORE = {
 }
 LAYERS = {
     "core": {"", *CORE},
-    "engine": {"engine", "providers", "scorer", "head", "replay"},
+    "engine": {"engine", "providers", "sessions", "scorer", "head", "replay"},
     "edges": {"sockets", "ingest", "publish", "control", "metrics"},
     "daemon": {"daemon", "pump", "notify"},
     "bench": {"bench"},
@@ -57,7 +57,7 @@ CLOCKS = {"datetime", "sched", "time"}
 SOCKETS = {"http", "select", "selectors", "socket", "socketserver", "ssl", "starlette", "uvicorn", "uvloop", "zmq"}
 FILES = {"fileinput", "glob", "io", "mmap", "os", "pathlib", "shutil", "soundfile", "subprocess", "tempfile"}
 # The scorer with its head, and the bench that holds a model against the machine.
-RUN_MODELS = {"streamdet.scorer", "streamdet.head", "streamdet.bench.roofline"}
+RUN_MODELS = {"streamdet.sessions", "streamdet.scorer", "streamdet.head", "streamdet.bench.roofline"}
 READ_THEIR_OWN_FILES = {"streamdet.config", "streamdet.bundle", "streamdet.audio"}
 
 # Where the import has another name than the distribution.

@@ -25,7 +25,7 @@ from streamdet.bench.steady import Steady, take_turns
 from streamdet.bundle import Bundle
 from streamdet.errors import ConfigError, MissingError
 from streamdet.providers import CPU, on_card
-from streamdet.scorer import find_libraries
+from streamdet.sessions import find_libraries, settings
 
 Arithmetic = Literal["fp32", "fp16", "int8"]
 Part = Literal["convolutions", "products", "attention"]
@@ -266,19 +266,13 @@ def _open(
     profile: Path | None = None,
     plain: bool = False,
 ) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as the scorer has it
+    options = settings(threads, beside)
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
     if plain:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.add_session_config_entry("session.disable_prepacking", "1")
-    if beside:
-        names, buffers = list(beside), list(beside.values())
-        options.add_external_initializers_from_files_in_memory(names, buffers, [len(part) for part in buffers])
     providers = list(dict.fromkeys([provider, CPU]))
     if on_card(provider):
         find_libraries()
