@@ -418,9 +418,11 @@ def parity(ask: Ask, batch: int, threads: int) -> list[dict[str, Any]]:
 
 
 def _llrs(scorer: Scorer, windows: Sequence[Window], size: int) -> NDArray[np.float64]:
-    """Of windows that ride together, `size` at a time."""
-    scores = [score for at in range(0, len(windows), size) for score in scorer.score(windows[at : at + size])]
-    return np.array([score.llr for score in scores], np.float64)
+    """Of windows whose rows ride `size` at a time; a block model has several rows a window, a live track runs one."""
+    ready = make_ready(windows, scorer.manifest)
+    rows = range(0, len(ready.audio), size)
+    ran = np.concatenate([scorer.run(ready.audio[at : at + size]) for at in rows])
+    return np.array([score.llr for score in settle([ready], ran, scorer.manifest, scorer.head)], np.float64)
 
 
 def tables(rows: Sequence[Row]) -> dict[str, dict[str, str]]:
