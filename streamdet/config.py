@@ -54,6 +54,21 @@ class Endpoints(Section):
     """Allow addresses that are not loopback although nothing authenticates their peers."""
 
 
+class Security(Section):
+    """Who may do what. Addresses that leave this machine ask for keys, others only with `everywhere`."""
+
+    clients: Path | None = None
+    """File of the clients with their public keys, hashes of tokens, and roles; kept by streamdet keys."""
+    server_key: Path | None = None
+    """The server's CURVE key, made by streamdet keys new --server; without one, systemd's credential server.key."""
+    everywhere: bool = False
+    """Ask for keys on loopback, ipc and unix addresses too."""
+    tls_cert: Path | None = None
+    """TLS certificates for HTTP and raw PCM (PEM); without it, systemd's credential tls.cert."""
+    tls_key: Path | None = None
+    """Their private key (PEM, mode 0600); without it, systemd's credential tls.key."""
+
+
 class Pcm(Section):
     """Format of a raw PCM connection that sends neither a WAV header nor a STREAMDET line."""
 
@@ -121,6 +136,7 @@ class Config(Section):
 
     bundle: Bundle = Bundle()
     endpoints: Endpoints = Endpoints()
+    security: Security = Security()
     pcm: Pcm = Pcm()
     scoring: Scoring = Scoring()
     streams: Streams = Streams()

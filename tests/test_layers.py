@@ -42,7 +42,7 @@ CORE = {
 LAYERS = {
     "core": {"", *CORE},
     "engine": {"engine", "providers", "sessions", "scorer", "head", "replay"},
-    "edges": {"sockets", "ingest", "publish", "control", "metrics"},
+    "edges": {"keys", "sockets", "ingest", "publish", "control", "metrics"},
     "daemon": {"daemon", "pump", "notify"},
     "bench": {"bench"},
     "cli": {"cli", "__main__"},
