@@ -129,6 +129,8 @@ class Daemon(Section):
     """Longest wait for the last verdicts after SIGTERM (s)."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe message that is logged to stderr."""
+    log_format: Literal["text", "logfmt", "json"] = "text"
+    """text for people, logfmt or json for programs; in systemd's journal all of them carry priorities."""
 
 
 class Config(Section):

@@ -16,12 +16,13 @@ from typing import Any, Final
 import uvloop
 import zmq
 
-from streamdet import bundle
+from streamdet import bundle, logs
 from streamdet.config import Config
 from streamdet.control import Control
 from streamdet.engine import Engine
 from streamdet.ingest.tcp import PcmListener
 from streamdet.ingest.zeromq import AudioSocket
+from streamdet.logs import fields
 from streamdet.metrics import HttpServer, Metrics
 from streamdet.notify import notify, watchdog_interval_s
 from streamdet.publish import Publisher
@@ -117,7 +118,7 @@ class Daemon:
         taken_ms = scorer.warm_up()
         shown = ", ".join(f"{size}: {ms:.0f} ms" for size, ms in taken_ms.items())
         self._metrics.loaded(loaded.manifest.model_id, scorer.provider)
-        log.info("%s on %s, batches of %s", loaded.manifest.model_id, scorer.provider, shown)
+        log.info("loaded", extra=fields(model=loaded.manifest.model_id, provider=scorer.provider, batches=shown))
         return scorer
 
     def _engine(self, loaded: bundle.Bundle) -> Engine:
@@ -150,6 +151,7 @@ class Daemon:
             if self.ready:
                 lag = "" if heartbeat.lag_ms_p99 is None else f", lag p99 {heartbeat.lag_ms_p99:.0f} ms"
                 notify(STATUS=f"{heartbeat.tracks} tracks{lag}")
+            logs.tick()
             if watchdog_s is not None and not self._stuck(watchdog_s):
                 notify(WATCHDOG=1)
             await asyncio.sleep(TICK_S)
@@ -166,7 +168,7 @@ class Daemon:
         deadline_s = time.monotonic() + self.config.daemon.drain_timeout_s
         while not self.engine.idle and self._failure is None:
             if time.monotonic() > deadline_s:
-                log.warning("drain: %d streams still wait for verdicts, ending", self.engine.counts().pending)
+                log.warning("drain took too long", extra=fields(streams=self.engine.counts().pending))
                 return
             await asyncio.sleep(0.01)
 
@@ -185,7 +187,7 @@ class Daemon:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("%s failed: %s", task.get_name(), error)
+            log.error("failed", extra=fields(task=task.get_name(), reason=error))
             self._failure = error
             self.stop()
 
@@ -199,9 +201,12 @@ def run(config: Config) -> int:
     Raises:
         StreamdetError: it could not start, or scoring broke.
     """
-    logging.basicConfig(level=config.daemon.log_level.upper(), format="%(levelname)s %(name)s: %(message)s", force=True)
+    logs.start(config.daemon.log_format, config.daemon.log_level)
     sys.setswitchinterval(SWITCH_S)
-    uvloop.run(_run(config))
+    try:
+        uvloop.run(_run(config))
+    finally:
+        logs.flush()
     # Closed sockets still hold messages, which would die with the process; this waits for them, LINGER_MS at most.
     zmq.Context.instance().term()
     return 0
@@ -215,6 +220,7 @@ async def _run(config: Config) -> None:
         if daemon.stopping:
             # The second signal: somebody is in a hurry. A thread that hangs in a run can be ended in no other way.
             log.warning("ended before the drain was over")
+            logs.flush()
             os._exit(130)
         daemon.stop()
 

@@ -42,7 +42,7 @@ CORE = {
 LAYERS = {
     "core": {"", *CORE},
     "engine": {"engine", "providers", "sessions", "scorer", "head", "replay"},
-    "edges": {"keys", "sockets", "ingest", "publish", "control", "metrics"},
+    "edges": {"keys", "sockets", "ingest", "publish", "control", "metrics", "logs"},
     "daemon": {"daemon", "pump", "notify"},
     "bench": {"bench"},
     "cli": {"cli", "__main__"},

@@ -4,6 +4,7 @@ Commands of the extras are entry points of the group `streamdet.commands`: they 
 imports happen only when they are called.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
@@ -91,5 +92,10 @@ def _missing_extra(error: ModuleNotFoundError) -> StreamdetError:
 
 
 def _fail(error: StreamdetError) -> None:
-    typer.echo(f"streamdet: {error}", err=True)
+    try:
+        typer.echo(f"streamdet: {error}", err=True)
+    except OSError:
+        # Nobody can read why (a full disk, a reader that left), but a service manager goes by the code; Python's own
+        # end would make it 120, because stderr cannot be flushed.
+        os._exit(error.exit_code)
     sys.exit(error.exit_code)

@@ -14,6 +14,7 @@ from typing import Final, Literal, Self
 
 from streamdet.engine import Engine
 from streamdet.errors import ConfigError, OverloadError, ProtocolError, UnreachableError
+from streamdet.logs import fields
 from streamdet.metrics import Metrics
 from streamdet.records import AudioFormat, Frame
 from streamdet.sockets import host_and_port, taken
@@ -90,7 +91,7 @@ class PcmListener:
             await connection.serve(reader)
         except (ProtocolError, OverloadError) as error:
             self._metrics.refused("pcm")
-            log.warning("%s: %s", connection.stream, error)
+            log.warning("refused", extra=fields(stream=connection.stream, reason=error))
             writer.write(f"ERROR {error}\n".encode())  # somebody with nc should not have to look into our log
 
     def _peer(self, writer: asyncio.StreamWriter) -> str:

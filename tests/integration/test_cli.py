@@ -624,3 +624,11 @@ def test_the_daemon_imports_nothing_of_the_extras():
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in lines if line.startswith("import time:")}
     assert {"streamdet", "zmq"} <= imported
     assert imported & {*HEAVY, *HEAVY_TO_EXPORT, "pandas", "sklearn"} == set()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_failure_that_cannot_be_told_still_has_its_exit_code():
+    with Path("/dev/full").open("wb") as full:
+        command = [STREAMDET, "check", "--set", "endpoints.audio=nonsense"]
+        done = subprocess.run(command, stderr=full, timeout=PATIENCE_S, check=False, env=ENVIRONMENT)
+    assert done.returncode == 78

@@ -666,7 +666,7 @@ def test_the_service_manager_hears_ready_after_warm_up_then_signs_of_life_then_t
     assert "READY=1" not in rest
     _, log = serving.run.communicate(timeout=PATIENCE_S)
     assert serving.run.returncode == 0
-    assert log.index("batches of 1: ") < log.index("ready")
+    assert log.index(" loaded ") < log.index(" ready")
 
 
 def test_sighup_does_not_end_it(process):
@@ -687,7 +687,7 @@ def test_threads_give_way_to_each_other_sooner_than_python_makes_them(monkeypatc
         raise ConfigError.of("nothing", 0, "to be served")
 
     monkeypatch.setattr(daemon, "_run", serve)
-    monkeypatch.setattr(daemon.logging, "basicConfig", lambda **_: None)  # pytest's own handlers stay
+    monkeypatch.setattr(daemon.logs, "start", lambda *_: None)  # pytest's own handlers stay
     before_s = sys.getswitchinterval()
     try:
         with pytest.raises(ConfigError):
