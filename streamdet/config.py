@@ -127,6 +127,8 @@ class Daemon(Section):
 
     drain_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 4.0
     """Longest wait for the last verdicts after SIGTERM (s)."""
+    dumpable: bool = False
+    """Allow core dumps and tracers, which see the calls' audio: for debugging alone."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe message that is logged to stderr."""
     log_format: Literal["text", "logfmt", "json"] = "text"

@@ -16,7 +16,7 @@ from typing import Any, Final
 import uvloop
 import zmq
 
-from streamdet import bundle, logs
+from streamdet import bundle, logs, secrecy
 from streamdet.config import Config
 from streamdet.control import Control
 from streamdet.engine import Engine
@@ -202,6 +202,10 @@ def run(config: Config) -> int:
         StreamdetError: it could not start, or scoring broke.
     """
     logs.start(config.daemon.log_format, config.daemon.log_level)
+    if config.daemon.dumpable:
+        log.warning("daemon.dumpable: core dumps and tracers can see the calls' audio")
+    else:
+        secrecy.keep()
     sys.setswitchinterval(SWITCH_S)
     try:
         uvloop.run(_run(config))
