@@ -5,31 +5,21 @@ replay, a test), takes frames, hands out batches of windows and takes their scor
 `emit`.
 """
 
-import secrets
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
-import numpy as np
 
 from streamdet.bundle import Manifest
 from streamdet.errors import ConfigError, OverloadError, ProtocolError
+from streamdet.line import Line
 from streamdet.records import AudioFormat, CloseReason, Event, EventType, Frame, Score, State, Verdict
+from streamdet.stream import ERROR_EVERY_S, Stream, check_size, one_channel
 from streamdet.track import Job, Timeline, Track
 from streamdet.verdict import Tracker
 
 Emit = Callable[[Verdict | Event], None]
 
-# A longer silence than this is not a gap in a call but another call, or a wrong counter.
-MAX_GAP_S: Final = 60
-# A sender with a bug repeats it fifty times a second; one line a second tells as much.
-ERROR_EVERY_S: Final = 1.0
-# When many calls end at once, as when a trunk fails, those that go on must not wait for the last words of those that do
-# not: ended tracks get one place in so many, and what is left over.
-ENDED_SHARE: Final = 16
-# But what waits holds a window in memory, 32 kB of mu-law: the more there are, the larger their share; here it is all.
-ENDED_MOST: Final = 4096
 # Worst first: what a stream of several channels is summed up as.
 WORST_FIRST: Final[tuple[State, ...]] = ("spoof", "uncertain", "bonafide", "listening")
 
@@ -46,59 +36,6 @@ class Counts(msgspec.Struct, frozen=True):
     """Streams ever opened."""
     pending: int
     """Streams that ended and still wait for their last windows."""
-
-
-class Stream:
-    """One call: its format, its tracks, and the bookkeeping of its frames."""
-
-    __slots__ = (
-        "block_bytes",
-        "error_at_s",
-        "format",
-        "full",
-        "heard_at_s",
-        "hop_bytes",
-        "name",
-        "next_seq",
-        "opened",
-        "paused",
-        "reason",
-        "resume",
-        "tracks",
-    )
-
-    def __init__(
-        self, name: str, form: AudioFormat, hop_bytes: int, now_s: float, resume: Callable[[], None] | None
-    ) -> None:
-        self.name: Final = name
-        self.format: Final = form
-        self.block_bytes: Final = form.block_bytes
-        """Payloads are whole multiples of this..."""
-        self.hop_bytes: Final = hop_bytes
-        """...and no longer than this."""
-        self.resume: Final = resume
-        """Set for a lossless stream: called when there is room again."""
-        self.opened: Final = secrets.token_hex(6)
-        self.tracks: list[Track] = []
-        """Empty until the first frame has set the clock."""
-        self.next_seq: int | None = None
-        self.heard_at_s = now_s
-        self.error_at_s = -ERROR_EVERY_S
-        self.paused = False
-        self.full = False
-        """A lossless stream whose reader was told to stop."""
-        self.reason: CloseReason | None = None
-        """Set once the stream has ended; its last windows may still be on their way."""
-
-    @property
-    def end_sample(self) -> int:
-        """The stream's clock (samples a channel)."""
-        return self.tracks[0].ring.end_sample if self.tracks else 0
-
-    @property
-    def end_s(self) -> float:
-        """The stream's clock (s)."""
-        return self.end_sample / self.format.rate_hz
 
 
 class Engine:
@@ -135,12 +72,7 @@ class Engine:
         self._wake = wake
         self._streams: dict[str, Stream] = {}
         self._ending: dict[str, Stream] = {}  # by `opened`: a name may be open again while its last call ends
-        self._live: deque[Track] = deque()
-        self._lossless: deque[Track] = deque()
-        self._ended: deque[Track] = deque()
-        self._owed = 0.0
-        """To ended tracks, in windows."""
-        self._lossless_next = False
+        self._line: Final = Line()
         self._windows = self._skipped = self._opened = 0
 
     @property
@@ -203,13 +135,15 @@ class Engine:
         """
         stream = self._streams.get(frame.stream)
         if stream is not None:
-            again = self._begins_again(stream, frame)
-            self._check(stream, frame, lossless, again)
-            if again:
+            if stream.begins_again(frame):  # perhaps in another format
+                stream.check_kind(frame, lossless=lossless)
+                check_size(frame.payload, frame.format.block_bytes, self.hop_bytes(frame.format))
                 self.close(frame.stream, "restart", now_s)
                 stream = None
+            else:
+                stream.check(frame, lossless=lossless)
         if stream is None:
-            _check_size(frame.payload, frame.format.block_bytes, self.hop_bytes(frame.format))
+            check_size(frame.payload, frame.format.block_bytes, self.hop_bytes(frame.format))
             self.open(frame.stream, frame.format, now_s)
             stream = self._streams[frame.stream]
         self._take_in(stream, frame, now_s, transit_s)
@@ -273,26 +207,14 @@ class Engine:
     # -- windows ----------------------------------------------------------------------------------------------------
 
     def take(self, limit: int, *, reserve: bool = True) -> list[Job]:
-        """Hand out the next batch, or a part of it: at most `limit` windows, one a track, the longest waiting first.
-
-        Live windows go first; lossless ones get the places left over and at least one, so that neither starves. The
-        last windows of streams that have ended wait behind the live ones too, and get one place in ENDED_SHARE.
+        """Hand out the next batch, or a part of it: at most `limit` windows, one a track, as `Line` orders them.
 
         Args:
             limit: places.
             reserve: False where the batch has a lossless window already.
         """
-        jobs = self._take_from(self._ended, self._owed_to_ended(limit))
-        limit -= len(jobs)
-        reserved = 1 if self._lossless and reserve and limit else 0
-        if reserved and limit == 1 and self._live:
-            # One place for two lines: they take turns.
-            self._lossless_next = not self._lossless_next
-            reserved = int(self._lossless_next)
-        for line, places in ((self._live, limit - reserved), (self._lossless, limit), (self._ended, limit)):
-            more = self._take_from(line, min(places, limit))
-            limit -= len(more)
-            jobs += more
+        jobs = [track.take() for track in self._line.take(limit, reserve=reserve)]
+        self._skipped += sum(job.skipped for job in jobs)
         return jobs
 
     def settle(self, jobs: Sequence[Job], scores: Sequence[Score], now_s: float) -> None:
@@ -341,37 +263,6 @@ class Engine:
             raise ProtocolError.of("stream", stream, "the id of an open stream")
         return self._streams[stream]
 
-    def _check(self, stream: Stream, frame: Frame, lossless: bool, again: bool) -> None:
-        """Refuse a frame that neither continues the open stream nor, with `again`, may begin it anew."""
-        if lossless != (stream.resume is not None):
-            raise ProtocolError.of("stream", frame.stream, "an id that is not open on another kind of connection")
-        if again:
-            # Perhaps in another format.
-            _check_size(frame.payload, frame.format.block_bytes, self.hop_bytes(frame.format))
-            return
-        if frame.format is not stream.format and frame.format != stream.format:
-            raise ProtocolError(
-                f"format: {described(frame.format)}, expected {described(stream.format)} as in the first frame"
-            )
-        _check_size(frame.payload, stream.block_bytes, stream.hop_bytes)
-        if not stream.tracks:
-            return
-        if frame.start is not None:
-            ahead = frame.start - stream.end_sample
-            if ahead < 0:
-                raise ProtocolError.of("start", frame.start, f"{stream.end_sample} or more, or 0 to begin again")
-            if ahead > MAX_GAP_S * stream.format.rate_hz:
-                raise ProtocolError.of(
-                    "start", frame.start, f"a gap of at most {MAX_GAP_S} s after {stream.end_sample}"
-                )
-        elif frame.seq is not None and stream.next_seq is not None and frame.seq < stream.next_seq:
-            raise ProtocolError.of("seq", frame.seq, f"{stream.next_seq} or more, or 0 to begin again")
-
-    @staticmethod
-    def _begins_again(stream: Stream, frame: Frame) -> bool:
-        first = frame.seq if frame.start is None else frame.start
-        return first == 0 and stream.end_sample > 0
-
     def _take_in(self, stream: Stream, frame: Frame, now_s: float, transit_s: float | None) -> None:
         if not stream.tracks:
             self._begin(stream, frame.start or 0)
@@ -382,7 +273,7 @@ class Engine:
             if stream.paused:
                 track.append_silence(len(frame.payload) // stream.block_bytes, now_s, transit_s)
             else:
-                track.append(_channel(frame.payload, stream.format, track.channel), now_s, transit_s)
+                track.append(one_channel(frame.payload, stream.format, track.channel), now_s, transit_s)
             self._queue(track)
         if stream.resume is not None:
             stream.full = any(track.full for track in stream.tracks)
@@ -418,38 +309,8 @@ class Engine:
     def _queue(self, track: Track) -> None:
         """Put a track with a due window in line, once."""
         if not track.queued and not track.in_flight and track.has_due():
-            track.queued = True
-            self._line(track).append(track)
+            self._line.join(track)
             self._wake()
-
-    def _line(self, track: Track) -> deque[Track]:
-        """Where a track stands in line."""
-        if track.timeline.lossless:
-            return self._lossless
-        return self._live if track.stream.reason is None else self._ended
-
-    def _owed_to_ended(self, limit: int) -> int:
-        """How many of the next places go to ended tracks, whoever else waits."""
-        if not self._ended:
-            self._owed = 0.0
-            return 0
-        self._owed += limit * max(1 / ENDED_SHARE, len(self._ended) / ENDED_MOST)
-        places = min(int(self._owed), limit)
-        self._owed -= places
-        return places
-
-    def _take_from(self, line: deque[Track], limit: int) -> list[Job]:
-        jobs: list[Job] = []
-        while line and len(jobs) < limit:
-            track = line.popleft()
-            if (now := self._line(track)) is not line:
-                now.append(track)  # its stream ended while it stood in line
-                continue
-            track.queued = False
-            job = track.take()
-            self._skipped += job.skipped
-            jobs.append(job)
-        return jobs
 
     @staticmethod
     def _make_room(stream: Stream) -> None:
@@ -489,24 +350,3 @@ class Engine:
         **detail: Any,
     ) -> None:
         self._emit(Event(kind, stream.name, channel, stream.end_s if at_s is None else at_s, detail))
-
-
-def described(form: AudioFormat) -> str:
-    """A format as people write it: `8000 Hz mulaw, 1 channel(s)`."""
-    return f"{form.rate_hz} Hz {form.encoding}, {form.channels} channel(s)"
-
-
-def _check_size(payload: bytes, block_bytes: int, most_bytes: int) -> None:
-    """Refuse half samples, and more than a hop at once."""
-    if len(payload) % block_bytes:
-        raise ProtocolError.of("payload bytes", len(payload), f"a multiple of {block_bytes}: whole samples")
-    if len(payload) > most_bytes:
-        raise ProtocolError.of("payload bytes", len(payload), f"at most {most_bytes}: one hop of audio")
-
-
-def _channel(payload: bytes, form: AudioFormat, channel: int) -> bytes:
-    """Pick one channel's samples out of an interleaved payload."""
-    if form.channels == 1:
-        return payload
-    samples = np.frombuffer(payload, f"V{form.sample_bytes}").reshape(-1, form.channels)
-    return samples[:, channel].tobytes()

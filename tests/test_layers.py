@@ -41,7 +41,7 @@ CORE = {
 }
 LAYERS = {
     "core": {"", *CORE},
-    "engine": {"engine", "providers", "sessions", "scorer", "head", "replay"},
+    "engine": {"engine", "line", "stream", "providers", "sessions", "scorer", "head", "replay"},
     "edges": {"keys", "sockets", "ingest", "publish", "control", "metrics", "logs"},
     "daemon": {"daemon", "pump", "notify", "secrecy"},
     "bench": {"bench"},

@@ -184,7 +184,7 @@ def test_ended_calls_get_their_last_words_whoever_else_talks(places):
 
 
 def test_the_more_ended_calls_wait_the_more_of_them_are_served(monkeypatch):
-    monkeypatch.setattr("streamdet.engine.ENDED_MOST", 20)
+    monkeypatch.setattr("streamdet.line.ENDED_MOST", 20)
     bench = overloaded(40, 3, places=4)
     for stream in range(10, 40):
         bench.engine.close(f"s{stream}", "end", 0.0)
