@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final, Literal
 
+from streamdet.errors import ConfigError
+
 Provider = Literal["auto", "cpu", "cuda", "tensorrt"]
 Options = list[tuple[str, dict[str, str]]]
 """onnxruntime's own: providers in order of preference, each with its settings."""
@@ -52,7 +54,7 @@ def on_card(name: str) -> bool:
 
 
 def options(
-    name: str, *, precision: str, row: tuple[str, int], batch_max: int, engines: Path, graphs: bool = False
+    name: str, *, precision: str, row: tuple[str, int], batch_max: int, engines: Path | None, graphs: bool = False
 ) -> Options:
     """Say what onnxruntime is to be told, last resorts last.
 
@@ -61,7 +63,7 @@ def options(
         precision: of the bundle; TensorRT chooses precisions by itself and has to be allowed fp16.
         row: name of the model's input and samples of one of its rows.
         batch_max: rows of the largest batch.
-        engines: folder where TensorRT keeps what it built for this model, card and version.
+        engines: folder where TensorRT, and nobody else, keeps what it built for this model, card and version.
         graphs: CUDA graphs; onnxruntime refuses a model of which a node that computes stays on the CPU.
     """
     if name == CPU:
@@ -113,7 +115,10 @@ def _cache() -> Path:
     given = os.environ.get("CACHE_DIRECTORY", "").partition(":")[0]
     if given:
         return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "streamdet"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "streamdet"
+    except RuntimeError:  # systemd's DynamicUser has no home
+        raise ConfigError.of("scoring.cache", "", "a folder for TensorRT's engines: this user has no home") from None
 
 
 def _plain(text: str) -> str:

@@ -271,8 +271,9 @@ def _open(
 ) -> ort.InferenceSession:
     """Open a session on the provider `name` from bytes that were verified."""
     external = {file: content for file, content in contents.items() if file != manifest.model.file}
-    engines = providers.engine_folder(cache, manifest.files[manifest.model.file].sha256, ort.__version__)
-    if name == providers.TENSORRT:
+    engines = None
+    if name == providers.TENSORRT:  # nobody else is asked for a folder: a service's user has no home
+        engines = providers.engine_folder(cache, manifest.files[manifest.model.file].sha256, ort.__version__)
         engines.mkdir(parents=True, exist_ok=True)
     row = manifest.model.input, manifest.input_samples
     order = providers.options(

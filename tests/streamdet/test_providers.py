@@ -1,9 +1,13 @@
 """What onnxruntime is told of a provider; checked here because no GPU is there to do it."""
 
+from pathlib import Path
+
 import pytest
 
 from streamdet import providers
+from streamdet.errors import ConfigError
 from streamdet.providers import CPU, CUDA, TENSORRT
+from streamdet.scorer import Scorer
 
 
 def options(name, **changes):
@@ -93,3 +97,22 @@ def test_the_cache_is_the_services_else_the_users(tmp_path, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert place() == tmp_path / ".cache" / "streamdet"
+
+
+def test_a_user_without_a_home_is_asked_for_a_folder(monkeypatch):
+    """systemd's DynamicUser is one."""
+
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("CACHE_DIRECTORY", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(ConfigError, match=r"scoring\.cache: '', expected a folder"):
+        providers.engine_folder(None, "a" * 64, "1")
+
+
+def test_a_user_without_a_home_scores_on_the_cpu(tiny_bundle, monkeypatch):
+    """Only TensorRT keeps anything."""
+    monkeypatch.setattr(providers, "engine_folder", lambda *_: pytest.fail("asked for a folder"))
+    Scorer(tiny_bundle, provider="cpu", threads=1, batch_max=1)
