@@ -17,13 +17,15 @@ import uvloop
 import zmq
 
 from streamdet import bundle, logs, secrecy
+from streamdet.activation import Inherited
 from streamdet.config import Config
 from streamdet.control import Control
 from streamdet.engine import Engine
+from streamdet.http import HttpServer
 from streamdet.ingest.tcp import PcmListener
 from streamdet.ingest.zeromq import AudioSocket
 from streamdet.logs import fields
-from streamdet.metrics import HttpServer, Metrics
+from streamdet.metrics import Metrics
 from streamdet.notify import notify, watchdog_interval_s
 from streamdet.publish import Publisher
 from streamdet.pump import Pump
@@ -43,9 +45,14 @@ SWITCH_S: Final = 1e-4
 class Daemon:
     """Everything that `streamdet run` runs."""
 
-    def __init__(self, config: Config) -> None:
-        """Wire nothing yet: the model and the sockets come with `serve`."""
-        self.config: Final = config
+    def __init__(self, config: Config, inherited: Inherited | None = None) -> None:
+        """Wire nothing yet: the model and the sockets come with `serve`.
+
+        Raises:
+            ConfigError: `inherited` has sockets for an endpoint that is switched off.
+        """
+        self._inherited: Final = inherited or Inherited()
+        self.config: Final = config.model_copy(update={"endpoints": self._inherited.endpoints(config.endpoints)})
         self.ready = False
         self.addresses: Final[dict[str, str]] = {}
         """Where it listens, by endpoint, with the ports that `:0` became."""
@@ -62,6 +69,7 @@ class Daemon:
             StreamdetError: it cannot start, or scoring broke.
         """
         async with AsyncExitStack() as stack:
+            stack.callback(self._inherited.close)
             await self._start(stack)
             if not self.stopping:  # nobody lost patience while the model was loading
                 self.ready = True
@@ -88,14 +96,19 @@ class Daemon:
         check_endpoints(config.endpoints)
         loaded = bundle.load(config.bundle.path or bundle.starter_path())
         self._metrics = Metrics()
-        self._publisher = await stack.enter_async_context(Publisher(config.endpoints.verdicts))
+        self._publisher = await stack.enter_async_context(
+            Publisher(config.endpoints.verdicts).on(self._inherited.take("verdicts"))
+        )
         if config.endpoints.http:
-            http = HttpServer(config.endpoints.http, self._metrics, lambda: self.ready)
+            http = HttpServer(
+                config.endpoints.http, self._metrics, lambda: self.ready, self._inherited.take_one("http")
+            )
             self.addresses["http"] = (await stack.enter_async_context(http)).address
         self.engine = self._engine(loaded)  # before the model: what it refuses, it refuses at once
         scorer = await asyncio.to_thread(self._load, loaded)
         self._pump = stack.enter_context(Pump(scorer, self.config.scoring.batch_max, self._metrics.scored))
-        control = await stack.enter_async_context(Control(config.endpoints.control, self.engine, self._publisher))
+        control = Control(config.endpoints.control, self.engine, self._publisher)
+        await stack.enter_async_context(control.on(self._inherited.take("control")))
         self.addresses.update(verdicts=self._publisher.address, control=control.address)
         await stack.enter_async_context(self._background("scoring", self._pump.run(self.engine)))
         await stack.enter_async_context(self._background("ticking", self._tick()))
@@ -105,13 +118,15 @@ class Daemon:
 
     async def _listen(self, stack: AsyncExitStack) -> None:
         """Open the ears, last of all."""
-        endpoints, pcm = self.config.endpoints, self.config.pcm
-        audio = await stack.enter_async_context(AudioSocket(endpoints.audio, self.engine, self._metrics))
+        endpoints, default = self.config.endpoints, self.config.pcm
+        form = AudioFormat(default.rate, default.encoding, default.channels)
+        audio = AudioSocket(endpoints.audio, self.engine, self._metrics)
+        await stack.enter_async_context(audio.on(self._inherited.take("audio")))
         self.addresses["audio"] = audio.address
-        form = AudioFormat(pcm.rate, pcm.encoding, pcm.channels)
+        given = self._inherited.take("pcm")
         for number, address in enumerate(endpoints.pcm):
-            listener = await stack.enter_async_context(PcmListener(address, form, self.engine, self._metrics))
-            self.addresses[f"pcm.{number}"] = listener.address
+            pcm = PcmListener(address, form, self.engine, self._metrics, given[number] if given else None)
+            self.addresses[f"pcm.{number}"] = (await stack.enter_async_context(pcm)).address
 
     def _load(self, loaded: bundle.Bundle) -> Scorer:
         scorer = Scorer.of(loaded, self.config.scoring, at_once=True)
@@ -217,7 +232,7 @@ def run(config: Config) -> int:
 
 
 async def _run(config: Config) -> None:
-    daemon = Daemon(config)
+    daemon = Daemon(config, Inherited.of_environment())
     loop = asyncio.get_running_loop()
 
     def interrupted() -> None:

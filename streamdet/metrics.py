@@ -1,32 +1,14 @@
-"""Numbers for Prometheus, and the HTTP endpoint that gives them out.
+"""Numbers for Prometheus.
 
 No stream id is ever a label: every call would make a new series. docs/metrics.md lists them all.
 """
 
-import asyncio
-import contextlib
-import socket
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Final, Literal, Self
+from typing import Final, Literal
 
-import uvicorn
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    Info,
-    generate_latest,
-)
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from streamdet.engine import Counts
 from streamdet.records import Event, Verdict
-from streamdet.sockets import host_and_port, taken
 
 Transport = Literal["zeromq", "pcm"]
 
@@ -106,62 +88,3 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"streamdet_{name}", text, registry=self.registry, buckets=buckets)
-
-
-class HttpServer:
-    """/livez, /readyz and /metrics, in the daemon's own loop."""
-
-    def __init__(self, address: str, metrics: Metrics, is_ready: Callable[[], bool]) -> None:
-        """Serve at `host:port` while entered."""
-        self.address = address
-        """Once listening, with the port that `:0` became."""
-        self._metrics: Final = metrics
-        self._is_ready: Final = is_ready
-
-    async def __aenter__(self) -> Self:
-        """Begin to listen.
-
-        Raises:
-            UnreachableError: the address is taken.
-            ConfigError: it is not an address.
-        """
-        host, port = host_and_port("endpoints.http", self.address)
-        try:
-            sock = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-        except OSError as error:
-            raise taken("endpoints.http", self.address, error) from None
-        self.address = f"{host}:{sock.getsockname()[1]}"
-        routes = [Route(path, answer) for path, answer in self._answers().items()]
-        config = uvicorn.Config(
-            Starlette(routes=routes), log_config=None, log_level="warning", access_log=False, lifespan="off"
-        )
-        self._server = _Server(config)
-        self._serving = asyncio.create_task(self._server.serve([sock]))
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        """Finish the requests that are under way."""
-        self._server.should_exit = True
-        await self._serving
-
-    def _answers(self) -> dict[str, Callable[[Request], Awaitable[Response]]]:
-        return {"/livez": self._livez, "/readyz": self._readyz, "/metrics": self._page}
-
-    async def _livez(self, _: Request) -> Response:
-        return PlainTextResponse("alive\n")
-
-    async def _readyz(self, _: Request) -> Response:
-        """503 while the model warms up and while the daemon drains: balancers should send calls elsewhere."""
-        ready = self._is_ready()
-        return PlainTextResponse("ready\n" if ready else "not ready\n", 200 if ready else 503)
-
-    async def _page(self, _: Request) -> Response:
-        return Response(generate_latest(self._metrics.registry), media_type=CONTENT_TYPE_LATEST)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: signals are the daemon's."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield

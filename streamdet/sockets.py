@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import socket
 from collections.abc import Callable
 from typing import Final, Self
 from urllib.parse import urlsplit
@@ -53,9 +54,15 @@ class ZmqSocket:
         self._field: Final = field
         self._take: Final = take
         self._options: Final = options
+        self._listeners: list[socket.socket] = []
         self._again = False
         self.address = address
         """Once bound, with the port that `:0` became."""
+
+    def on(self, listeners: list[socket.socket]) -> Self:
+        """Use sockets that listen already; the library closes them, and binds none of its own."""
+        self._listeners = listeners
+        return self
 
     async def __aenter__(self) -> Self:
         """Bind and begin to read.
@@ -72,6 +79,8 @@ class ZmqSocket:
         for name, value in self._options.items():
             self._socket.setsockopt(getattr(zmq, name.upper()), value)
         try:
+            for listener in self._listeners:
+                self._socket.setsockopt(zmq.USE_FD, listener.detach())
             if self.address:
                 self._socket.bind(self.address)
         except zmq.ZMQError as error:

@@ -42,7 +42,7 @@ CORE = {
 LAYERS = {
     "core": {"", *CORE},
     "engine": {"engine", "line", "stream", "providers", "sessions", "scorer", "head", "replay"},
-    "edges": {"keys", "sockets", "ingest", "publish", "control", "metrics", "logs"},
+    "edges": {"activation", "acceptor", "http", "keys", "sockets", "ingest", "publish", "control", "metrics", "logs"},
     "daemon": {"daemon", "pump", "notify", "secrecy"},
     "bench": {"bench"},
     "cli": {"cli", "__main__"},

@@ -1,0 +1,113 @@
+"""The HTTP endpoint: health and metrics, in the daemon's own loop."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Final, Self
+
+import uvicorn
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from streamdet.acceptor import Acceptor, Arrival
+from streamdet.metrics import Metrics
+
+# At the end, requests that are under way have this long (s): an answer is made in milliseconds.
+FINISH_S: Final = 1
+
+
+class HttpServer:
+    """/livez, /readyz and /metrics."""
+
+    def __init__(
+        self, address: str, metrics: Metrics, is_ready: Callable[[], bool], listener: socket.socket | None = None
+    ) -> None:
+        """Serve at `host:port` or `unix:/path`, or on a socket that listens already, while entered."""
+        self._acceptor: Final = Acceptor("endpoints.http", address, self._serve, listener)
+        self._metrics: Final = metrics
+        self._is_ready: Final = is_ready
+
+    @property
+    def address(self) -> str:
+        """Once listening, with the port that `:0` became."""
+        return self._acceptor.address
+
+    async def __aenter__(self) -> Self:
+        """Begin to listen.
+
+        Raises:
+            UnreachableError: the address is taken.
+            ConfigError: it is not an address.
+        """
+        self._config = uvicorn.Config(
+            Starlette(routes=[Route(path, answer) for path, answer in self._answers().items()]),
+            http=_Connection,
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=FINISH_S,
+        )
+        self._config.load()
+        self._server = _Server(self._config)
+        await self._acceptor.__aenter__()
+        self._serving = asyncio.create_task(self._server.serve())
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """Finish the requests that are under way."""
+        self._acceptor.stop()
+        self._server.should_exit = True
+        await self._serving
+        await self._acceptor.__aexit__(*error)
+
+    async def _serve(self, arrival: Arrival) -> None:
+        connection = _Connection(self._config, self._server.server_state, {})
+        transport = await arrival.connect(connection)
+        try:
+            await connection.lost.wait()
+        finally:
+            transport.abort()
+
+    def _answers(self) -> dict[str, Callable[[Request], Awaitable[Response]]]:
+        return {"/livez": self._livez, "/readyz": self._readyz, "/metrics": self._page}
+
+    async def _livez(self, _: Request) -> Response:
+        return PlainTextResponse("alive\n")
+
+    async def _readyz(self, _: Request) -> Response:
+        """503 while the model warms up and while the daemon drains: balancers should send calls elsewhere."""
+        ready = self._is_ready()
+        return PlainTextResponse("ready\n" if ready else "not ready\n", 200 if ready else 503)
+
+    async def _page(self, _: Request) -> Response:
+        return Response(generate_latest(self._metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+class _Connection(H11Protocol):
+    """uvicorn's, which tells when it is over."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.lost: Final = asyncio.Event()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.lost.set()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own sockets, and without its signal handlers: signals are the daemon's."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - uvicorn's signature
+        self.servers = []
+        self.started = True
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
