@@ -120,7 +120,7 @@ class History:
     @property
     def unread_s(self) -> list[float]:
         """Audio (s) between two openings that no daemon has accounted for; negative: heard by both."""
-        return [after.origin_s - before.end_s for before, after in pairwise(self.openings)]
+        return [round(after.origin_s - before.end_s, 5) for before, after in pairwise(self.openings)]
 
     def longest_wait_s(self, since_s: float = -math.inf, until_s: float = math.inf) -> float:
         """Return the longest time (s) between two of its verdicts."""

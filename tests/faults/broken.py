@@ -1,0 +1,52 @@
+"""`streamdet run` with one promise broken, for the controls: `python broken.py HOW run --config ...`.
+
+A test that finds nothing wrong with these would find nothing wrong with anything.
+"""
+
+import os
+import runpy
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from streamdet import daemon, publish
+from streamdet.records import Verdict
+
+
+def no_drain() -> None:
+    """SIGTERM ends the process where it stands, with exit code 0."""
+    begin = daemon._run
+
+    async def run(config: Any) -> None:
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        task = asyncio.ensure_future(begin(config))
+        await asyncio.sleep(0)
+        loop.add_signal_handler(signal.SIGTERM, os._exit, 0)
+        await task
+
+    daemon._run = run
+
+
+def forgets() -> None:
+    """Every 50th verdict is not published."""
+    tell = publish.Publisher.publish
+    count = 0
+
+    def publish_most(self: Any, record: Any) -> None:
+        nonlocal count
+        count += isinstance(record, Verdict)
+        if not (isinstance(record, Verdict) and count % 50 == 0):
+            tell(self, record)
+
+    publish.Publisher.publish = publish_most  # type: ignore[method-assign]
+
+
+WAYS: dict[str, Callable[[], None]] = {"no-drain": no_drain, "forgets": forgets}
+
+if __name__ == "__main__":
+    how = sys.argv.pop(1)
+    WAYS[how]()
+    runpy.run_module("streamdet", run_name="__main__")
