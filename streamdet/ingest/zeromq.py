@@ -14,6 +14,9 @@ from streamdet.wire import frames
 # Frames that may wait for the loop, for each sender: 20 s of a call on a connection of its own. What comes on top waits
 # in the kernel, then with the sender. One that came alone keeps libzmq's buffer of 8 kB, so this is 8 MB a sender.
 RECEIVE_HWM: Final = 1_000
+# At the end what has arrived is still taken, for nobody sends it again; but no longer than this: a sender that outruns
+# us must not keep us, and the drain has seconds.
+LAST_S: Final = 0.5
 
 
 class AudioSocket(ZmqSocket):
@@ -36,11 +39,22 @@ class AudioSocket(ZmqSocket):
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        """Stop watching and reading."""
+        """Take what has arrived; stop watching and reading."""
+        self._take_the_last()
         self._loop.remove_reader(self._monitor.FD)
         self._socket.disable_monitor()
         self._monitor.close()
         await super().__aexit__(*error)
+
+    def _take_the_last(self) -> None:
+        """Take messages until none is there."""
+        until_s = time.monotonic() + LAST_S
+        try:
+            while time.monotonic() < until_s:
+                self._take_message(self._receive())
+        except zmq.Again:
+            pass
+        self._turn_over()
 
     def _count_disconnects(self) -> None:
         """A message over MESSAGE_MAX_BYTES ends its connection inside the library; this is all that we hear of it."""
