@@ -140,6 +140,8 @@ class Served:
             },
             "scoring": {"threads": 1, "provider": "cpu", "batch_max": 8},
         }
+        if os.geteuid() != 0:
+            tree["daemon"] = {"dumpable": True}  # or nobody but root may read what /proc says of its memory
         for name, section in sections.items():
             tree[name] = {**tree.get(name, {}), **section}
         self.endpoints: Final[dict[str, Any]] = tree["endpoints"]

@@ -12,8 +12,8 @@ from streamdet.metrics import Metrics
 from streamdet.records import AudioFormat, Frame
 from streamdet.wire import frames
 
-# Without a thread between: what was sent is there to be read at once.
-AT_ONCE = "inproc://audio"
+# Without a thread between: what was sent is there to be read at once. A name is free again only after a while.
+AT_ONCE = (f"inproc://audio-{number}" for number in itertools.count())
 FORM = AudioFormat(8000, "mulaw")
 
 
@@ -30,11 +30,11 @@ class Taking:
 
 async def sent_at_the_end(frames_sent: int) -> list[Frame]:
     """What an engine hears of frames that are there when the socket is left, before the loop has had a turn."""
-    engine = Taking()
-    async with AudioSocket(AT_ONCE, engine, Metrics()):
+    engine, address = Taking(), next(AT_ONCE)
+    async with AudioSocket(address, engine, Metrics()):
         with zmq.Context.instance().socket(zmq.PUSH) as push:
             push.set(zmq.SNDHWM, 0)
-            push.connect(AT_ONCE)
+            push.connect(address)
             for seq in range(frames_sent):
                 push.send_multipart(frames.build(Frame("a", FORM, b"\xff" * 160, seq=seq)))
     return engine.fed
