@@ -5,21 +5,30 @@ it, and vouches for the bytes.
 """
 
 import hashlib
+import json
+import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
 
+from streamdet import config, signature
 from streamdet.errors import BundleError
 from streamdet.records import RATES_HZ
+from streamdet.signature import SIGNATURE, SIGNATURE_BYTES
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
 # A manifest holds a few dozen numbers and some provenance; a larger file is something else.
 MANIFEST_MAX_BYTES: Final = 1 << 20
+# A graph, a head, and weights in parts of 2 GB; a few times that.
+FILES_MAX: Final = 64
+# Twice what the largest public wav2vec2 has in float32 (XLS-R 2B, 8.6 GB): all of it is read into memory.
+BUNDLE_MAX_BYTES: Final = 16 << 30
+SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class Audio(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -154,7 +163,7 @@ class Bundle(msgspec.Struct, frozen=True):
             BundleError: a file is missing or differs from the manifest.
         """
         files = self.manifest.files
-        return {name: _verified(self.path / name, files[name]) for name in names or files}
+        return {name: _verified(self.path, name, files[name]) for name in names or files}
 
 
 def starter_path() -> Path:
@@ -167,20 +176,40 @@ def starter_recordings() -> list[Path]:
     return sorted(starter_path().glob("*.flac"))
 
 
-def load(path: Path) -> Bundle:
-    """Read a bundle's manifest and check its rules; the files' content is checked by `read_verified`.
+def chosen(settings: config.Bundle) -> Bundle:
+    """Load the bundle that the settings name, or the starter, signed by whom they trust.
 
     Raises:
-        BundleError: no such folder, no manifest, or a manifest that breaks a rule.
+        BundleError: as `load`.
+        ConfigError: a key of `bundle.signed_by` is none.
+    """
+    return load(settings.path or starter_path(), settings.signed_by)
+
+
+def load(path: Path, signed_by: Sequence[str] = ()) -> Bundle:
+    """Read a bundle's manifest and check its rules; the files' content is checked by `read_verified`.
+
+    Args:
+        path: the folder.
+        signed_by: public keys, one of which must have signed the manifest; none takes unsigned bundles too.
+
+    Raises:
+        BundleError: no such folder, no manifest, a manifest that breaks a rule, or nobody's signature.
+        ConfigError: a key of `signed_by` is none.
     """
     file = path / MANIFEST
-    if not file.is_file():
+    if not file.exists():
         raise BundleError.of("bundle", str(path), f"a folder with {MANIFEST}")
-    if (size := file.stat().st_size) > MANIFEST_MAX_BYTES:
+    text, size = _read(path, MANIFEST, MANIFEST_MAX_BYTES)
+    if size > MANIFEST_MAX_BYTES:
         raise BundleError.of(f"{file} bytes", size, f"at most {MANIFEST_MAX_BYTES}")
+    if signed_by:
+        signed = _read(path, SIGNATURE, SIGNATURE_BYTES)[0] if (path / SIGNATURE).exists() else None
+        signature.check(path, text, signed, signed_by)
     try:
-        manifest = msgspec.json.decode(file.read_bytes(), type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        json.loads(text, object_pairs_hook=_unique)
+        manifest = msgspec.json.decode(text, type=Manifest)
+    except (ValueError, RecursionError) as error:  # msgspec's and UTF-8's errors are ValueErrors
         raise BundleError(f"{file}: {error}") from error
     _check(manifest)
     return Bundle(path, manifest)
@@ -209,25 +238,73 @@ def save(path: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> Bundl
     return Bundle(path, manifest)
 
 
+def sign(path: Path, key: Path) -> None:
+    """Write the signature of a bundle's manifest beside it, once all its files are what the manifest says.
+
+    Args:
+        path: the folder.
+        key: PEM file with a private Ed25519 key.
+
+    Raises:
+        BundleError: the bundle is damaged.
+        MissingError: there is no such key.
+        DataError: it is none.
+    """
+    load(path).read_verified()
+    (path / SIGNATURE).write_bytes(signature.sign((path / MANIFEST).read_bytes(), key))
+
+
 def _move(new: Path, place: Path, names: Iterable[str]) -> None:
     if not place.exists() or not any(place.iterdir()):
         new.rename(place)  # an empty folder is replaced
         return
+    (place / SIGNATURE).unlink(missing_ok=True)  # of another manifest
     for name in names:
         (new / name).replace(place / name)
     new.rmdir()
 
 
-def _verified(path: Path, entry: FileEntry) -> bytes:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise BundleError.of("bundle file", str(path), f"a readable file ({error.strerror})") from error
-    if len(content) != entry.bytes:
-        raise BundleError.of(f"{path} bytes", len(content), f"{entry.bytes} as its manifest says")
+def _verified(folder: Path, name: str, entry: FileEntry) -> bytes:
+    path = folder / name
+    content, size = _read(folder, name, entry.bytes)
+    if size != entry.bytes or len(content) != entry.bytes:
+        raise BundleError.of(f"{path} bytes", size, f"{entry.bytes} as its manifest says")
     if (digest := hashlib.sha256(content).hexdigest()) != entry.sha256:
         raise BundleError.of(f"{path} sha256", digest, f"{entry.sha256} as its manifest says")
     return content
+
+
+def _read(folder: Path, name: str, most_bytes: int) -> tuple[bytes, int]:
+    """Read a file of the folder, unless it has more than `most_bytes`.
+
+    Returns:
+        its content, and its size.
+
+    Raises:
+        BundleError: it cannot be read, lies elsewhere, or is no file: a pipe would be waited for.
+    """
+    path = folder / name
+    try:
+        if not path.resolve(strict=True).is_relative_to(folder.resolve()):
+            raise BundleError.of("bundle file", str(path), "a file in the bundle's folder, no link out of it")
+        if not path.is_file():
+            raise BundleError.of("bundle file", str(path), "a regular file")
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            return file.read(size) if size <= most_bytes else b"", size
+    except (OSError, RuntimeError) as error:  # links in a circle are a RuntimeError before Python 3.13
+        why = getattr(error, "strerror", None) or str(error)
+        raise BundleError.of("bundle file", str(path), f"a readable file ({why})") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Take a JSON object whose names are its own: of two equal ones, two readers may see different ones."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} stands twice in one object, expected once")
+    return found
 
 
 def _must(rule: bool, field: str, value: object, expected: str) -> None:
@@ -270,6 +347,8 @@ def _check(manifest: Manifest) -> None:
             name,
             "a bare file name",
         )
+        _must(name not in (MANIFEST, SIGNATURE), "files", name, "a file that the manifest can vouch for")
+    _check_files(manifest.files)
     _must(len(rolling) > 0, "calibration.rolling", rolling, "at least one row")
     seconds = [row[0] for row in rolling]
     _must(seconds == sorted(set(seconds)), "calibration.rolling", seconds, "rows in ascending seconds")
@@ -285,6 +364,16 @@ def _check(manifest: Manifest) -> None:
         decision.min_speech_s,
         "0 to a window",
     )
+
+
+def _check_files(files: Mapping[str, FileEntry]) -> None:
+    """Refuse what would take more memory than any model, and hashes that are none."""
+    _must(len(files) <= FILES_MAX, "files", len(files), f"at most {FILES_MAX}")
+    for name, entry in files.items():
+        _must(bool(SHA256.fullmatch(entry.sha256)), f"files.{name}.sha256", entry.sha256, "64 hex digits in lower case")
+        _must(entry.bytes >= 0, f"files.{name}.bytes", entry.bytes, "0 or more")
+    total = sum(entry.bytes for entry in files.values())
+    _must(total <= BUNDLE_MAX_BYTES, "files bytes", total, f"at most {BUNDLE_MAX_BYTES} in all")
 
 
 def _check_blocks(manifest: Manifest) -> None:

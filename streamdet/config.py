@@ -35,6 +35,8 @@ class Bundle(Section):
 
     path: Path | None = None
     """Folder of the bundle; without one, the starter that ships in the package."""
+    signed_by: tuple[str, ...] = ()
+    """Public Ed25519 keys (PEM files or base64): only bundles that one of them signed are taken; without any, all."""
 
 
 class Endpoints(Section):

@@ -95,7 +95,7 @@ class Daemon:
         """Enter what must be left in the opposite order: ingest first, then the last windows, then the voice."""
         config = self.config
         check_endpoints(config.endpoints)
-        loaded = bundle.load(config.bundle.path or bundle.starter_path())
+        loaded = bundle.chosen(config.bundle)
         self._metrics = Metrics()
         self._metrics.watch(lambda: self.ready)
         self._health = Health(self._metrics, config.streams.max_streams)

@@ -1,6 +1,7 @@
 """How every onnxruntime session here is opened: threads that do not spin, and weights from bytes that were verified."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,6 +23,9 @@ def settings(threads: int, external: Mapping[str, bytes] | None = None) -> ort.S
     options.log_severity_level = 3  # warnings about CPU placement of shape nodes are no news to anybody
     # A spinning pool takes whole cores from the calls' own work between runs: 103 % against 4 % of a CPU, measured.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # A graph may name files beside it. Of one from bytes onnxruntime would look for them in the working directory, and
+    # run what nobody has verified. Nothing can lie in this folder, so only what is handed over below is found.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     if external:
         # External data must come from the bytes that were hashed too, not from the disk a second time.
         names, buffers = list(external), list(external.values())

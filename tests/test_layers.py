@@ -28,6 +28,7 @@ CORE = {
     "records",
     "config",
     "bundle",
+    "signature",
     "starter",
     "audio",
     "blocks",
@@ -70,7 +71,7 @@ SOCKETS = {"http", "select", "selectors", "socket", "socketserver", "ssl", "star
 FILES = {"fileinput", "glob", "io", "mmap", "os", "pathlib", "shutil", "soundfile", "subprocess", "tempfile"}
 # The scorer with its head, and the bench that holds a model against the machine.
 RUN_MODELS = {"streamdet.sessions", "streamdet.scorer", "streamdet.head", "streamdet.bench.roofline"}
-READ_THEIR_OWN_FILES = {"streamdet.config", "streamdet.bundle", "streamdet.audio"}
+READ_THEIR_OWN_FILES = {"streamdet.config", "streamdet.bundle", "streamdet.signature", "streamdet.audio"}
 SETS_A_VARIABLE = {"streamdet"}
 
 # Where the import has another name than the distribution.
@@ -117,8 +118,10 @@ ALLOWED_FROM_OUTSIDE = {
 
 
 def allowed_from_outside(module: str) -> set[str]:
-    """Third parties that a module may import; benches have an extra of their own."""
+    """Third parties that a module may import; benches and signatures have an extra of their own."""
     own = distributions("bench") if layer_of(module) == "bench" else set()
+    if module == "streamdet.signature":
+        own |= distributions("signing")
     return ALLOWED_FROM_OUTSIDE[module.split(".")[0]] | own
 
 

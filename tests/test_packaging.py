@@ -87,7 +87,15 @@ def test_its_metadata_names_licence_and_python(metadata, names):
     assert metadata["License-Expression"] == "Apache-2.0"
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     assert metadata["Requires-Python"] == "<3.14,>=3.11"
-    assert set(metadata.get_all("Provides-Extra")) == {"bench", "calibration", "cuda", "dev", "export", "training"}
+    assert set(metadata.get_all("Provides-Extra")) == {
+        "bench",
+        "calibration",
+        "cuda",
+        "dev",
+        "export",
+        "signing",
+        "training",
+    }
 
 
 def test_the_base_asks_for_no_torch(requirements):

@@ -12,7 +12,7 @@ from typing import Final, cast
 
 import typer
 
-from streamdet.cli import bench, check, config, demo, run, score, send, status, tail, version
+from streamdet.cli import bench, check, config, demo, run, score, send, sign, status, tail, version
 from streamdet.errors import DataError, MissingError, StreamdetError, UsageError
 
 COMMANDS: Final[dict[str, Callable[..., None]]] = {
@@ -22,6 +22,7 @@ COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "tail": tail.tail,
     "send": send.send,
     "score": score.score,
+    "sign": sign.sign,
     "demo": demo.demo,
     "status": status.status,
     "version": version.version,
@@ -84,7 +85,7 @@ def _missing_extra(error: ModuleNotFoundError) -> StreamdetError:
     if package in ("streamdet", "streamdet_training", "streamdet_export", ""):
         raise error  # a hole in our own package is a bug, and wants its traceback
     command = sys.argv[1] if len(sys.argv) > 1 else ""
-    extra = {"export": "export", "calibrate": "calibration"}.get(command, "training")
+    extra = {"export": "export", "calibrate": "calibration", "sign": "signing"}.get(command, "training")
     if command == "bench":
         command = " ".join(sys.argv[1:3])
         extra = "training" if command == "bench train" else "export"

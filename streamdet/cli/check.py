@@ -14,7 +14,7 @@ def check(config: ConfigFile = None, set_: Settings = None, bundle: BundlePath =
 
     settings = read_config(config, set_, bundle)
     check_endpoints(settings.endpoints)
-    loaded = bundles.load(settings.bundle.path or bundles.starter_path())
+    loaded = bundles.chosen(settings.bundle)
     adaptive = settings.scoring.hop == "adaptive"
     Engine(loaded.manifest, lambda _: None, adaptive=adaptive)
     scorer = Scorer.of(loaded, settings.scoring, at_once=True)

@@ -26,7 +26,7 @@ def score(
     from streamdet.scorer import Scorer
 
     settings = read_config(config, set_, bundle)
-    loaded = bundles.load(settings.bundle.path or bundles.starter_path())
+    loaded = bundles.chosen(settings.bundle)
     scorer = Scorer.of(loaded, settings.scoring)
     failed: StreamdetError | None = None
     for file in files:

@@ -1,5 +1,8 @@
 """Bundles: what is written is read back, and nothing damaged gets through."""
 
+import os
+import shutil
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -139,3 +142,107 @@ def test_unknown_fields_and_broken_json_are_refused(tmp_path):
     (tmp_path / "manifest.json").write_text('{"format": 1}')
     with pytest.raises(BundleError, match="missing required field"):
         bundle.load(tmp_path)
+
+
+# -- what a folder from somewhere else may hold ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(tmp_path):
+    return bundle.save(tmp_path / "bundle", MANIFEST, CONTENTS)
+
+
+def rewritten(saved, old: str, new: str) -> None:
+    file = saved.path / "manifest.json"
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "model.onnx"])
+def test_a_link_out_of_the_folder_is_refused_and_one_within_is_not(saved, name):
+    file, inside, outside = saved.path / name, saved.path / "inside", saved.path.parent / "outside"
+    for target in (inside, outside):
+        shutil.copy(file, target)
+    file.unlink()
+    file.symlink_to(inside)
+    assert bundle.load(saved.path).read_verified() == CONTENTS
+    for target in (outside, "../outside"):
+        file.unlink()
+        file.symlink_to(target)
+        with pytest.raises(BundleError, match=rf"{name}.*no link out of it"):
+            bundle.load(saved.path).read_verified()
+
+
+def test_a_bundle_may_itself_be_a_link(saved):
+    link = saved.path.with_name("link")
+    link.symlink_to(saved.path)
+    assert bundle.load(link).read_verified() == CONTENTS
+
+
+def test_links_in_a_circle_pipes_and_folders_are_refused(saved):
+    file = saved.path / "model.onnx"
+    file.unlink()
+    file.symlink_to("model.onnx")
+    with pytest.raises(BundleError, match="a readable file"):
+        saved.read_verified()
+    file.unlink()
+    os.mkfifo(file)  # to open one is to wait for its other end
+    with pytest.raises(BundleError, match="a regular file"):
+        saved.read_verified()
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(BundleError, match="a regular file"):
+        saved.read_verified()
+
+
+def test_a_file_that_is_too_large_is_not_read(saved):
+    with (saved.path / "model.onnx").open("r+b") as file:
+        file.truncate(1 << 40)  # a hole: no disk, but more than any memory
+    with pytest.raises(BundleError, match=f"bytes: {1 << 40}, expected 7"):
+        saved.read_verified()
+    with (saved.path / "manifest.json").open("r+b") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(BundleError, match=f"bytes: {1 << 40}, expected at most {1 << 20}"):
+        bundle.load(saved.path)
+
+
+@pytest.mark.parametrize("nested", ["[" * 100_000, '{"a":' * 100_000, "[" * 50_000 + "]" * 50_000])
+def test_a_manifest_nested_without_end_is_refused(saved, nested):
+    rewritten(saved, '"base": "none"', f'"base": {nested}')
+    with pytest.raises(BundleError, match=r"manifest\.json: "):
+        bundle.load(saved.path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"format": 1', '"format": 2, "format": 1'),
+        ('"base": "none"', '"base": "none", "base": "another"'),
+        ('"model.onnx": {', '"model.onnx": {"sha256": "", "bytes": 0}, "model.onnx": {'),
+    ],
+)
+def test_names_that_stand_twice_are_refused(saved, old, new):
+    """Readers differ in which one they believe, and people read the first."""
+    rewritten(saved, old, new)
+    with pytest.raises(BundleError, match="stands twice in one object"):
+        bundle.load(saved.path)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"model.onnx": bundle.FileEntry("0" * 63, 0)}, r"files\.model\.onnx\.sha256: '0+', expected 64 hex digits"),
+        ({"model.onnx": bundle.FileEntry("F" * 64, 0)}, r"files\.model\.onnx\.sha256"),
+        ({"model.onnx": bundle.FileEntry("0" * 64, -1)}, r"files\.model\.onnx\.bytes: -1"),
+        ({"model.onnx": bundle.FileEntry("0" * 64, (16 << 30) + 1)}, r"files bytes: 17179869185, expected at most"),
+        ({f"{at}": bundle.FileEntry("0" * 64, 0) for at in range(64)}, r"files: 65, expected at most 64"),
+        ({"manifest.json": bundle.FileEntry("0" * 64, 0)}, r"files: 'manifest.json', expected a file that the"),
+        ({"manifest.sig": bundle.FileEntry("0" * 64, 0)}, r"files: 'manifest.sig', expected a file that the"),
+    ],
+)
+def test_files_beyond_the_limits_are_refused(saved, files, message):
+    broken = msgspec.structs.replace(saved.manifest, files={"model.onnx": bundle.FileEntry("0" * 64, 0), **files})
+    (saved.path / "manifest.json").write_bytes(msgspec.json.encode(broken))
+    with pytest.raises(BundleError, match=message):
+        bundle.load(saved.path)

@@ -1,5 +1,7 @@
 """The detector: what is trained, where the backbone comes from, what merging leaves."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import Wav2Vec2Model
@@ -151,6 +153,16 @@ def test_a_missing_source_is_named(tmp_path, monkeypatch):
             MissingError, match=rf"backbone\.source: '{source}', expected a model on the hub or a folder"
         ):
             model.load_backbone(Backbone(source=source))
+
+
+def test_pickled_weights_are_not_loaded(saved):
+    """They can run code when they are read; safetensors cannot."""
+    backbone, folder = saved
+    (weights,) = Path(folder).glob("*.safetensors")
+    weights.unlink()
+    torch.save(backbone.state_dict(), Path(folder) / "pytorch_model.bin")
+    with pytest.raises(MissingError, match=r"backbone\.source: .*in safetensors"):
+        model.load_backbone(Backbone(source=folder))
 
 
 def test_an_unknown_field_of_the_config_is_named(tiny):

@@ -99,6 +99,16 @@ def test_a_run_leaves_its_folder(tiny, manifest_csv, tmp_path, saved_scores, cap
     assert metrics.eer(*by_class(trials)) == kept["best"]["dev_eer"]
 
 
+def test_adapters_that_are_no_safetensors_are_not_looked_for(tiny, manifest_csv, tmp_path):
+    """peft would take pickled ones in their place."""
+    out = train.train(tiny.recipe(), tmp_path / "run", data=[manifest_csv])
+    weights = out / "adapter" / "adapter_model.safetensors"
+    torch.save(load_file(weights), weights.with_name("adapter_model.bin"))
+    weights.unlink()
+    with pytest.raises(MissingError, match=r"run adapter: .*a folder with adapter_model\.safetensors"):
+        run.load_run(out)
+
+
 def test_training_moves_adapters_and_leaves_the_backbone(tiny, manifest_csv, tmp_path):
     out = train.train(tiny.recipe(train={"lr": 0.01}), tmp_path / "run", data=[manifest_csv])
     adapters = load_file(out / "adapter" / "adapter_model.safetensors")

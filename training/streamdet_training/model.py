@@ -236,9 +236,10 @@ def load_backbone(origin: Backbone, masks: Mapping[str, Any] | None = None) -> W
         changes["num_hidden_layers"] = origin.layers
     try:
         kind = _kind(Wav2Vec2Config.from_pretrained(origin.source))
-        model: Wav2Vec2Model = kind.from_pretrained(origin.source, **changes)
+        # Never the pickled weights beside them, which can run code; the hub converts what it has of those alone.
+        model: Wav2Vec2Model = kind.from_pretrained(origin.source, use_safetensors=True, **changes)
     except (OSError, ValueError) as error:
-        expected = f"a model on the hub or a folder written by save_pretrained ({_first_line(error)})"
+        expected = f"a model on the hub or a folder written by save_pretrained, in safetensors ({_first_line(error)})"
         raise MissingError.of("backbone.source", origin.source, expected) from None
     return model
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import torch
 from peft import PeftModel
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import load_file, save_file
 
 from streamdet.errors import DataError, MissingError
@@ -116,17 +117,17 @@ def load_run(path: Path) -> Detector:
     recipe = load_recipe(path)
     if not part(path, HEAD).is_file():  # saved last of the weights
         raise MissingError.of("run head", str(path / HEAD), "the weights that a finished run has")
+    adapter = part(path, ADAPTER)
+    if recipe.mode == "lora" and not (adapter / SAFETENSORS_WEIGHTS_NAME).is_file():
+        # peft would look for pickled weights instead.
+        raise MissingError.of("run adapter", str(adapter), f"a folder with {SAFETENSORS_WEIGHTS_NAME}")
     origin = recipe.backbone
     for kept in (part(path, BACKBONE), part(path / FIRST, BACKBONE)):
         if kept.is_dir():  # wherever the folder has been moved to since
             origin = Backbone(source=str(kept), layers=0 if kept == part(path, BACKBONE) else recipe.backbone.layers)
             break
     backbone = model.load_backbone(origin)
-    adapted = (
-        PeftModel.from_pretrained(backbone, part(path, ADAPTER), is_trainable=True)
-        if recipe.mode == "lora"
-        else backbone
-    )
+    adapted = PeftModel.from_pretrained(backbone, adapter, is_trainable=True) if recipe.mode == "lora" else backbone
     detector = Detector(adapted, recipe)
     try:
         detector.head.load_state_dict(load_file(part(path, HEAD)))

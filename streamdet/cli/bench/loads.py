@@ -58,7 +58,7 @@ def at_a_daemon(ask: Ask) -> Iterator["tuple[Load, Bundle]"]:
     if ask.pid is not None and not ask.attach:
         raise UsageError.of("--pid", ask.pid, "together with --attach")
     settings = read_config(ask.config, ask.set_, ask.bundle)
-    found = bundles.load(settings.bundle.path or bundles.starter_path())
+    found = bundles.chosen(settings.bundle)
     recordings = ask.recordings or bundles.starter_recordings()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="streamdet-bench-")))
