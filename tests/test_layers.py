@@ -43,20 +43,8 @@ CORE = {
 LAYERS = {
     "core": {"", *CORE},
     "engine": {"engine", "line", "stream", "providers", "sessions", "scorer", "head", "replay"},
-    "edges": {
-        "activation",
-        "acceptor",
-        "http",
-        "keys",
-        "sockets",
-        "ingest",
-        "publish",
-        "control",
-        "metrics",
-        "logs",
-        "process",
-    },
-    "daemon": {"daemon", "pump", "notify", "secrecy", "health"},
+    "edges": {"activation", "acceptor", "http", "keys", "sockets", "ingest", "publish", "control", "metrics", "logs"},
+    "daemon": {"daemon", "pump", "notify", "secrecy"},
     "bench": {"bench"},
     "cli": {"cli", "__main__"},
 }
