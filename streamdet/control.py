@@ -20,11 +20,18 @@ RECEIVE_HWM: Final = 100
 class Control(ZmqSocket):
     """Answers while entered."""
 
-    def __init__(self, address: str, engine: Engine, publisher: Publisher) -> None:
-        """Answer for `engine`."""
+    def __init__(
+        self,
+        address: str,
+        engine: Engine,
+        publisher: Publisher,
+        health: Callable[[], dict[str, Any]] = dict,
+    ) -> None:
+        """Answer for `engine`; `health` says the rest of `status`."""
         super().__init__(zmq.ROUTER, "endpoints.control", address, self._take_request, rcvhwm=RECEIVE_HWM)
         self._engine = engine
         self._publisher = publisher
+        self._health = health
         self._operations: Final[dict[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
             "status": self._status,
             "snapshot": self._snapshot,
@@ -50,7 +57,12 @@ class Control(ZmqSocket):
             return {"id": request.get("id"), "ok": False, "error": str(error)}
 
     def _status(self, _: dict[str, Any]) -> dict[str, Any]:
-        return {"counts": self._engine.counts(), "model": self._engine.model_id, "tracks": self._engine.status()}
+        return {
+            "counts": self._engine.counts(),
+            "model": self._engine.model_id,
+            "tracks": self._engine.status(),
+            "health": self._health(),
+        }
 
     def _snapshot(self, _: dict[str, Any]) -> dict[str, Any]:
         return {"verdicts": self._publisher.snapshot()}

@@ -21,6 +21,7 @@ from streamdet.activation import Inherited
 from streamdet.config import Config
 from streamdet.control import Control
 from streamdet.engine import Engine
+from streamdet.health import Health
 from streamdet.http import HttpServer
 from streamdet.ingest.tcp import PcmListener
 from streamdet.ingest.zeromq import AudioSocket
@@ -96,6 +97,8 @@ class Daemon:
         check_endpoints(config.endpoints)
         loaded = bundle.chosen(config.bundle)
         self._metrics = Metrics()
+        self._metrics.watch(lambda: self.ready)
+        self._health = Health(self._metrics, config.streams.max_streams)
         self._publisher = await stack.enter_async_context(
             Publisher(config.endpoints.verdicts).on(self._inherited.take("verdicts"))
         )
@@ -106,8 +109,8 @@ class Daemon:
             self.addresses["http"] = (await stack.enter_async_context(http)).address
         self.engine = self._engine(loaded)  # before the model: what it refuses, it refuses at once
         scorer = await asyncio.to_thread(self._load, loaded)
-        self._pump = stack.enter_context(Pump(scorer, self.config.scoring.batch_max, self._metrics.scored))
-        control = Control(config.endpoints.control, self.engine, self._publisher)
+        self._pump = stack.enter_context(Pump(scorer, self.config.scoring.batch_max, self._health.scored))
+        control = Control(config.endpoints.control, self.engine, self._publisher, self._report)
         await stack.enter_async_context(control.on(self._inherited.take("control")))
         self.addresses.update(verdicts=self._publisher.address, control=control.address)
         await stack.enter_async_context(self._background("scoring", self._pump.run(self.engine)))
@@ -132,7 +135,7 @@ class Daemon:
         scorer = Scorer.of(loaded, self.config.scoring, at_once=True)
         taken_ms = scorer.warm_up()
         shown = ", ".join(f"{size}: {ms:.0f} ms" for size, ms in taken_ms.items())
-        self._metrics.loaded(loaded.manifest.model_id, scorer.provider)
+        self._health.loaded(scorer, taken_ms)
         log.info("loaded", extra=fields(model=loaded.manifest.model_id, provider=scorer.provider, batches=shown))
         return scorer
 
@@ -149,6 +152,9 @@ class Daemon:
             wake=lambda: self._pump.wake(),
         )
 
+    def _report(self) -> dict[str, Any]:
+        return self._health.report(self.engine, ready=self.ready)
+
     def _emit(self, record: Verdict | Event) -> None:
         self._metrics.observe(record)
         self._publisher.publish(record)
@@ -158,17 +164,21 @@ class Daemon:
     async def _tick(self) -> None:
         """Once a second: idle closes, the heartbeat, and what systemd wants to hear."""
         watchdog_s = watchdog_interval_s()
+        due_s = time.monotonic()
         while True:
+            late_s = time.monotonic() - due_s
             self.engine.tick(time.monotonic())
             counts = self.engine.counts()
             self._metrics.count(counts)
             heartbeat = self._publisher.heartbeat(counts)
+            self._health.beat(heartbeat, late_s)
             if self.ready:
                 lag = "" if heartbeat.lag_ms_p99 is None else f", lag p99 {heartbeat.lag_ms_p99:.0f} ms"
                 notify(STATUS=f"{heartbeat.tracks} tracks{lag}")
             logs.tick()
             if watchdog_s is not None and not self._stuck(watchdog_s):
                 notify(WATCHDOG=1)
+            due_s = time.monotonic() + TICK_S
             await asyncio.sleep(TICK_S)
 
     def _stuck(self, limit_s: float) -> bool:

@@ -36,6 +36,8 @@ class Counts(msgspec.Struct, frozen=True):
     """Streams ever opened."""
     pending: int
     """Streams that ended and still wait for their last windows."""
+    paused: int = 0
+    """Open streams whose audio is dropped unseen."""
 
 
 class Engine:
@@ -246,7 +248,8 @@ class Engine:
     def counts(self) -> Counts:
         """Totals for the heartbeat, the status and the metrics."""
         tracks = sum(len(stream.tracks) for stream in self._streams.values())
-        return Counts(len(self._streams), tracks, self._windows, self._skipped, self._opened, len(self._ending))
+        paused = sum(stream.paused for stream in self._streams.values())
+        return Counts(len(self._streams), tracks, self._windows, self._skipped, self._opened, len(self._ending), paused)
 
     def status(self) -> list[dict[str, Any]]:
         """One dict for each open track, for people and scripts."""

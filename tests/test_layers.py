@@ -43,8 +43,20 @@ CORE = {
 LAYERS = {
     "core": {"", *CORE},
     "engine": {"engine", "line", "stream", "providers", "sessions", "scorer", "head", "replay"},
-    "edges": {"activation", "acceptor", "http", "keys", "sockets", "ingest", "publish", "control", "metrics", "logs"},
-    "daemon": {"daemon", "pump", "notify", "secrecy"},
+    "edges": {
+        "activation",
+        "acceptor",
+        "http",
+        "keys",
+        "sockets",
+        "ingest",
+        "publish",
+        "control",
+        "metrics",
+        "logs",
+        "process",
+    },
+    "daemon": {"daemon", "pump", "notify", "secrecy", "health"},
     "bench": {"bench"},
     "cli": {"cli", "__main__"},
 }

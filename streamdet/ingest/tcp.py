@@ -69,7 +69,7 @@ class PcmListener:
         try:
             await connection.serve(reader)
         except (ProtocolError, OverloadError) as error:
-            self._metrics.refused("pcm")
+            self._metrics.refused("pcm", error)
             log.warning("refused", extra=fields(stream=connection.stream, reason=error))
             writer.write(f"ERROR {error}\n".encode())  # somebody with nc should not have to look into our log
         finally:

