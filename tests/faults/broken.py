@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from streamdet import daemon, publish
+from streamdet import acceptor, daemon, publish
 from streamdet.records import Verdict
 
 
@@ -44,7 +44,12 @@ def forgets() -> None:
     publish.Publisher.publish = publish_most  # type: ignore[method-assign]
 
 
-WAYS: dict[str, Callable[[], None]] = {"no-drain": no_drain, "forgets": forgets}
+def spares() -> None:
+    """Nobody is pushed out to make room."""
+    acceptor.SPARED_S = 1e9  # type: ignore[misc]
+
+
+WAYS: dict[str, Callable[[], None]] = {"no-drain": no_drain, "forgets": forgets, "spares": spares}
 
 if __name__ == "__main__":
     how = sys.argv.pop(1)
