@@ -9,6 +9,7 @@ import contextlib
 import errno
 import logging
 import math
+import resource
 import socket
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -38,9 +39,19 @@ QUIET_S: Final = 10.0
 SPARED_S: Final = 0.5
 # Deadlines that were far away are looked at this often (s), since they may have come nearer.
 LOOK_S: Final = 1.0
+# What the systemd unit allows too: each endpoint's connections many times over.
+FILES_MAX: Final = 65_536
 
 Cut = Literal["slow", "limit", "auth"]
 """Why a connection was cut off: it was late, its place was wanted, it is not allowed any more."""
+
+
+def open_more_files() -> None:
+    """Raise the soft limit of open files to the hard one: many systems have 1024, a few short of a thousand calls."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, FILES_MAX)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class Trouble:

@@ -17,6 +17,7 @@ import uvloop
 import zmq
 
 from streamdet import bundle, logs, secrecy
+from streamdet.acceptor import open_more_files
 from streamdet.activation import Inherited
 from streamdet.config import Config
 from streamdet.control import Control
@@ -232,6 +233,7 @@ def run(config: Config) -> int:
     else:
         secrecy.keep()
     sys.setswitchinterval(SWITCH_S)
+    open_more_files()
     try:
         uvloop.run(_run(config))
     finally:
