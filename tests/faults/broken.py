@@ -1,4 +1,4 @@
-"""`streamdet run` with one promise broken, for the controls: `python broken.py HOW run --config ...`.
+"""`streamdet run` with one promise broken, for the controls: `python broken.py HOW[,NUMBER...] run --config ...`.
 
 A test that finds nothing wrong with these would find nothing wrong with anything.
 """
@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from streamdet import acceptor, daemon, publish
+from streamdet import daemon, publish
+from streamdet.engine import Engine
 from streamdet.records import Verdict
 
 
@@ -44,14 +45,23 @@ def forgets() -> None:
     publish.Publisher.publish = publish_most  # type: ignore[method-assign]
 
 
-def spares() -> None:
-    """Nobody is pushed out to make room."""
-    acceptor.SPARED_S = 1e9  # type: ignore[misc]
+def leaks(size_bytes: int, descriptors_in: int) -> None:
+    """Each stream that opens leaves so many bytes behind, and one of so many an open descriptor."""
+    open_stream = Engine.open
+    kept: list[object] = []
+
+    def open_and_keep(self: Engine, *args: Any, **options: Any) -> str:
+        kept.append(os.urandom(size_bytes))
+        if descriptors_in and len(kept) % descriptors_in == 0:
+            kept.append(open(os.devnull))  # noqa: PTH123, SIM115 - that it stays open is the point
+        return open_stream(self, *args, **options)
+
+    Engine.open = open_and_keep  # type: ignore[method-assign]
 
 
-WAYS: dict[str, Callable[[], None]] = {"no-drain": no_drain, "forgets": forgets, "spares": spares}
+WAYS: dict[str, Callable[..., None]] = {"no-drain": no_drain, "forgets": forgets, "leaks": leaks}
 
 if __name__ == "__main__":
-    how = sys.argv.pop(1)
-    WAYS[how]()
+    how, *numbers = sys.argv.pop(1).split(",")
+    WAYS[how](*map(int, numbers))
     runpy.run_module("streamdet", run_name="__main__")

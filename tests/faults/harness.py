@@ -16,7 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 import zmq
 
@@ -25,19 +25,8 @@ from streamdet.bench.processes import usage
 # Only what hangs takes this long; nothing here asserts a time.
 PATIENCE_S: Final = 30.0
 SECOND_TO_LOOK_S: Final = 0.01
-# Holds listening sockets for a daemon as systemd does: descriptors from 3 on, and variables that name them and it.
-ACTIVATED: Final = """
-import os, sys
-count, names, command = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
-held = [os.dup(int(number)) for number in os.environ.pop("HELD").split(",")]
-held = [fd if fd >= 3 + count else os.dup2(fd, 100 + fd) for fd in held]
-for place, fd in enumerate(held):
-    os.dup2(fd, 3 + place, inheritable=True)
-os.environ.update(LISTEN_FDS=str(count), LISTEN_FDNAMES=names, LISTEN_PID=str(os.getpid()))
-os.execv(command[0], command)
-"""
-
-Transport = Literal["zeromq", "pcm"]
+# Hands listening sockets over as systemd does.
+INHERIT: Final = Path(__file__).parents[1] / "integration" / "inherit.py"
 
 
 class Memory(NamedTuple):
@@ -167,19 +156,17 @@ class Served:
         """Start it; whether it becomes ready is another question."""
         assert self.process is None or self.process.poll() is not None, "it runs"
         command = [sys.executable, "-P", *self._program, "run", "--config", str(self.config)]
-        environment = {**os.environ, **self._environment}
-        numbers = [held.fileno() for held in self._held.values()]
-        if numbers:
-            environment["HELD"] = ",".join(map(str, numbers))
-            command = [sys.executable, "-c", ACTIVATED, str(len(numbers)), ":".join(self._held), *command]
+        held = [f"{name}={listener.fileno()}" for name, listener in self._held.items()]
+        if held:
+            command = [sys.executable, str(INHERIT), *held, "--", *command]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*self._launcher, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log if self._stderr is None else self._stderr,
-                env=environment,
-                pass_fds=numbers,
+                env={**os.environ, **self._environment},
+                pass_fds=[listener.fileno() for listener in self._held.values()],
             )
         return self
 

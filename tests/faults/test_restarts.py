@@ -4,19 +4,22 @@ import itertools
 import math
 import os
 import signal
+import socket
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import pytest
 
 from tests.faults.calls import Calls
-from tests.faults.harness import Life, Supervisor, figure
+from tests.faults.harness import PATIENCE_S, Life, Served, Supervisor, figure, wait_for
 from tests.faults.recorder import Account, History, Recorder, account
 
 CALLS = 40
 ROUNDS = 5
+DOORS = ("audio", "verdicts", "control", "http", "pcm")
 BROKEN = str(Path(__file__).with_name("broken.py"))
 # Audio (s) that may be in the kernel's and the library's buffers when a process dies: ten frames.
 BETWEEN_S = 0.2
@@ -58,12 +61,12 @@ class Run(NamedTuple):
         )
 
 
-def run_through(number: int, supervisor: Supervisor, recorder: Recorder, calls: Calls, rounds: int = ROUNDS) -> Run:
-    """Send a signal again and again while calls go on; end the calls, and take stock."""
+def run_through(numbers: Sequence[int], supervisor: Supervisor, recorder: Recorder, calls: Calls) -> Run:
+    """Send one signal after the other while calls go on; end the calls, and take stock."""
     streams = [calls.stream(each) for each in calls.open(CALLS)]
     recorder.await_verdicts(streams, 2)
     killed_s = []
-    for count in range(1, rounds + 1):
+    for count, number in enumerate(numbers, 1):
         killed_s.append(time.monotonic())
         os.kill(supervisor.served.pid, number)
         life = supervisor.restarted(count)
@@ -95,7 +98,7 @@ def setting(prepare, supervise, record, dial):
 
 
 def test_sigterm_loses_nothing_that_reached_the_daemon(setting, rescore):
-    run = run_through(signal.SIGTERM, *setting())
+    run = run_through([signal.SIGTERM] * ROUNDS, *setting())
     run.show("sigterm")
     assert [life.code for life in run.lives] == [0] * ROUNDS
     counted = run.account
@@ -109,7 +112,7 @@ def test_sigterm_loses_nothing_that_reached_the_daemon(setting, rescore):
 
 
 def test_sigkill_loses_only_what_was_in_the_dead_process(setting, rescore):
-    run = run_through(signal.SIGKILL, *setting())
+    run = run_through([signal.SIGKILL] * ROUNDS, *setting())
     run.show("sigkill")
     counted = run.account
     assert (counted.missing, counted.duplicates, counted.holes) == (0, 0, 0)
@@ -119,9 +122,63 @@ def test_sigkill_loses_only_what_was_in_the_dead_process(setting, rescore):
     assert clocks_are_right(run, rescore, range(ROUNDS + 1))
 
 
+class Knocking(threading.Thread):
+    """Connects to every TCP endpoint of a daemon again and again, while entered."""
+
+    def __init__(self, served: Served) -> None:
+        super().__init__(name="knocking", daemon=True)
+        self.refused: list[str] = []
+        self.taken = 0
+        endpoints = served.endpoints
+        self._doors = {name: endpoints[name] for name in ("audio", "verdicts", "control", "http")}
+        self._doors["pcm"] = endpoints["pcm"][0]
+        self._done = threading.Event()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._done.set()
+        self.join()
+
+    def run(self) -> None:
+        for name, address in itertools.cycle(self._doors.items()):
+            if self._done.wait(0.01):
+                return
+            host, _, port = address.removeprefix("tcp://").rpartition(":")
+            try:
+                socket.create_connection((host, int(port)), PATIENCE_S).close()
+                self.taken += 1
+            except ConnectionRefusedError:
+                self.refused.append(name)
+
+
+def test_sockets_that_systemd_holds_refuse_nobody_whatever_ends_the_daemon(setting, rescore):
+    supervisor, recorder, calls = setting(activated=DOORS)
+    with Knocking(supervisor.served) as knocking:
+        run = run_through([signal.SIGTERM, signal.SIGKILL, signal.SIGTERM], supervisor, recorder, calls)
+    run.show("activated")
+    figure("activated", connections=knocking.taken, refused=len(knocking.refused))
+    counted = run.account
+    assert knocking.refused == []
+    assert knocking.taken > 50
+    assert (counted.missing, counted.duplicates, counted.holes, counted.unclosed) == (0, 0, 0, CALLS)
+    assert min(min(history.unread_s) for history in run.tracks.values()) >= 0, "some audio was scored twice"
+    assert max(max(history.unread_s) for history in run.tracks.values()) < 1 + BETWEEN_S
+    assert clocks_are_right(run, rescore, range(4))
+
+
+def test_sockets_that_nobody_holds_refuse_while_the_daemon_is_away(serve):
+    served = serve()
+    with Knocking(served) as knocking:
+        served.terminate()
+        wait_for(lambda: set(knocking.refused) == set(DOORS))
+
+
 @pytest.mark.parametrize("how", ["no-drain", "forgets"])
 def test_a_daemon_that_does_not_drain_or_forgets_a_verdict_is_found_out(how, setting):
-    run = run_through(signal.SIGTERM, *setting(program=[BROKEN, how]), rounds=1)
+    run = run_through([signal.SIGTERM], *setting(program=[BROKEN, how]))
     counted = run.account
     assert counted.holes or counted.unclosed
     assert math.isfinite(counted.verdicts)

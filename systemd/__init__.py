@@ -1,1 +1,0 @@
-"""The unit files of `streamdet install-service`, as they lie under systemd/ in the sources."""
