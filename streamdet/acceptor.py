@@ -8,14 +8,18 @@ import asyncio
 import contextlib
 import errno
 import logging
+import math
+import resource
 import socket
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 from streamdet.activation import address_of
+from streamdet.config import Limits
 from streamdet.errors import ConfigError, UnreachableError
 from streamdet.logs import fields
+from streamdet.metrics import Endpoint, Metrics
 from streamdet.sockets import host_and_port, taken
 
 log = logging.getLogger(__name__)
@@ -31,6 +35,23 @@ FIRST_WAIT_S: Final = 0.01
 LONGEST_WAIT_S: Final = 1.0
 # What happens again within this time is the same trouble, and has been told.
 QUIET_S: Final = 10.0
+# Nobody is pushed out before this (s): the loop has had time to read what a caller said at once.
+SPARED_S: Final = 0.5
+# Deadlines that were far away are looked at this often (s), since they may have come nearer.
+LOOK_S: Final = 1.0
+# What the systemd unit allows too: each endpoint's connections many times over.
+FILES_MAX: Final = 65_536
+
+Cut = Literal["slow", "limit", "auth"]
+"""Why a connection was cut off: it was late, its place was wanted, it is not allowed any more."""
+
+
+def open_more_files() -> None:
+    """Raise the soft limit of open files to the hard one: many systems have 1024, a few short of a thousand calls."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, FILES_MAX)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class Trouble:
@@ -65,12 +86,58 @@ class Trouble:
 
 
 class Arrival:
-    """A connection that was accepted."""
+    """A connection that was accepted, and has a place until it ends.
 
-    def __init__(self, sock: socket.socket, peer: str) -> None:
+    It begins as somebody who has yet to say what they want, and has until its deadline for that.
+    """
+
+    def __init__(self, sock: socket.socket, peer: str, begun: "dict[Arrival, None]") -> None:
         self._sock: socket.socket | None = sock
+        self._begun: Final = begun
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self.peer: Final = peer
         """`host:port`; empty on a unix socket."""
+        self.since_s = 0.0
+        """When it came, or last began to wait for somebody to say what they want (s on the loop's clock)."""
+        self.deadline_s = math.inf
+        """May be moved with every read: it is only looked at when it seems to have come."""
+        self.cut_for: Cut | None = None
+        """Why it was cut off, where it was."""
+
+    def begin(self, task: "asyncio.Task[None]", seconds: float) -> None:
+        """Be served by `task`, which is cancelled if nobody says in time what they want."""
+        self._task = task
+        self.wait(seconds)
+
+    def wait(self, seconds: float) -> None:
+        """Wait for somebody to say what they want, for the first time or once more."""
+        self.since_s = asyncio.get_running_loop().time()
+        self.deadline_s = self.since_s + seconds
+        self._begun.pop(self, None)
+        self._begun[self] = None
+        self._look()
+
+    def admit(self, deadline_s: float) -> None:
+        """They have said it: nobody pushes them out to make room."""
+        self._begun.pop(self, None)
+        self.deadline_s = deadline_s
+
+    def cut(self, why: Cut) -> None:
+        """Cut it off: its task is cancelled."""
+        if self._task is not None and self.cut_for is None:
+            self.cut_for = why
+            self._task.cancel()
+
+    def _look(self) -> None:
+        """Cut it off if it is late, else look again when its deadline comes."""
+        loop = asyncio.get_running_loop()
+        if self._timer is not None:
+            self._timer.cancel()
+        if loop.time() >= self.deadline_s:
+            self.cut("slow")
+        else:
+            self._timer = loop.call_at(min(self.deadline_s, loop.time() + LOOK_S), self._look)
 
     async def connect(self, protocol: asyncio.Protocol) -> asyncio.Transport:
         """Let `protocol` have it; closing it is the transport's from now on.
@@ -95,37 +162,50 @@ class Arrival:
         return reader, asyncio.StreamWriter(transport, protocol, reader, asyncio.get_running_loop())
 
     def close(self) -> None:
-        """Hang up, unless somebody has it."""
+        """Hang up, unless somebody has it, and give its place back."""
+        self._begun.pop(self, None)
+        if self._timer is not None:
+            self._timer.cancel()
         if self._sock is not None:
             self._sock.close()
 
 
 class Acceptor:
-    """Listens while entered, and runs a task for each connection."""
+    """Listens while entered, and runs a task for each connection, as many as there are places."""
 
     def __init__(
         self,
-        field: str,
+        endpoint: Endpoint,
         address: str,
         serve: Callable[[Arrival], Coroutine[Any, Any, None]],
+        limits: Limits,
+        metrics: Metrics,
         listener: socket.socket | None = None,
     ) -> None:
         """Listen at `tcp://host:port`, `host:port` or `unix:/path`.
 
         Args:
-            field: names the address in errors.
+            endpoint: whose this is: its name in the config and in metrics.
             address: where to listen.
-            serve: what to do with a connection; it is closed afterwards.
+            serve: what to do with a connection; it is closed afterwards. Cancelled when the connection is cut off,
+                which `Arrival.cut_for` tells, and when all is over.
+            limits: how many connections, and how long each has to say what it wants.
+            metrics: where connections are counted.
             listener: a socket that listens there already and outlives us; without one, we bind.
         """
         self.address = address
         """Once listening, with the port that `:0` became."""
-        self._field: Final = field
+        self._endpoint: Final = endpoint
         self._serve: Final = serve
+        self._limits: Final = limits
+        self._metrics: Final = metrics
         self._inherited: Final = listener
         self._tasks: Final[set[asyncio.Task[None]]] = set()
+        self._begun: Final[dict[Arrival, None]] = {}
+        """Who has yet to say what they want, in the order in which they came."""
         self._wait_s = FIRST_WAIT_S
-        self._shortage: Final = Trouble("connections wait", endpoint=field)
+        self._shortage: Final = Trouble("connections wait", endpoint=endpoint)
+        self._crowd: Final = Trouble("all places are taken", endpoint=endpoint, places=limits.connections)
 
     async def __aenter__(self) -> Self:
         """Begin to listen.
@@ -135,9 +215,9 @@ class Acceptor:
             ConfigError: it is not an address.
         """
         self._loop = asyncio.get_running_loop()
-        self._listener = self._inherited or _bound(self._field, self.address)
+        self._listener = self._inherited or _bound(f"endpoints.{self._endpoint}", self.address)
         self._listener.setblocking(False)
-        self.address = address_of(self._field.rpartition(".")[2], self._listener)
+        self.address = address_of(self._endpoint, self._listener)
         self._loop.add_reader(self._listener, self._accept)
         return self
 
@@ -159,6 +239,9 @@ class Acceptor:
 
     def _accept(self) -> None:
         for _ in range(TURN):
+            if len(self._tasks) >= self._limits.connections:
+                self._make_room()
+                return
             try:
                 sock, where = self._listener.accept()
             except (BlockingIOError, InterruptedError):
@@ -166,21 +249,54 @@ class Acceptor:
             except ConnectionAbortedError:
                 continue  # hung up before its turn
             except OSError as error:
-                self._wait(error)
+                self._fall_short(error)
                 return
             self._wait_s = FIRST_WAIT_S
             sock.setblocking(False)
-            peer = f"{where[0]}:{where[1]}" if isinstance(where, tuple) else ""
-            self._begin(Arrival(sock, peer))
+            self._begin(sock, f"{where[0]}:{where[1]}" if isinstance(where, tuple) else "")
 
-    def _begin(self, arrival: Arrival) -> None:
+    def _begin(self, sock: socket.socket, peer: str) -> None:
         """Begin a connection's task; its socket is closed with it, even if it never gets to run."""
-        task = asyncio.create_task(self._serve(arrival))
+        arrival = Arrival(sock, peer, self._begun)
+        task = asyncio.create_task(self._run(arrival))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(lambda _: arrival.close())
+        self._metrics.opened(self._endpoint)
+        task.add_done_callback(lambda task: self._ended(task, arrival))
+        arrival.begin(task, self._limits.handshake_s)
 
-    def _wait(self, error: OSError) -> None:
+    async def _run(self, arrival: Arrival) -> None:
+        try:
+            await self._serve(arrival)
+        except OSError as error:
+            log.debug("connection lost", extra=fields(endpoint=self._endpoint, peer=arrival.peer, reason=error))
+
+    def _ended(self, task: "asyncio.Task[None]", arrival: Arrival) -> None:
+        self._tasks.discard(task)
+        arrival.close()
+        self._metrics.closed(self._endpoint)
+        if arrival.cut_for is not None:
+            self._metrics.refused("http" if self._endpoint == "http" else "pcm", arrival.cut_for)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("connection failed", extra=fields(endpoint=self._endpoint, peer=arrival.peer), exc_info=error)
+        self._go_on()
+
+    def _make_room(self) -> None:
+        """Push out who has had the longest to say what they want, so that those who do say it are served.
+
+        Who has just come is spared: many good callers may come at once. Where all others have been admitted, callers
+        wait in the kernel's queue until one of those ends, or has been idle for too long.
+        """
+        self._crowd.happened("callers wait, or take the place of who says nothing")
+        self._loop.remove_reader(self._listener)
+        oldest = next(iter(self._begun), None)
+        if oldest is None:
+            self._loop.call_later(LONGEST_WAIT_S, self._go_on)  # or as soon as a place is given back
+        elif (spared_s := oldest.since_s + SPARED_S - self._loop.time()) > 0:
+            self._loop.call_later(spared_s, self._go_on)
+        else:
+            oldest.cut("limit")
+
+    def _fall_short(self, error: OSError) -> None:
         """Leave callers in the kernel's queue for a while: no descriptor, no memory, or the network is in trouble."""
         self._shortage.happened(f"{error.strerror} ({errno.errorcode.get(error.errno or 0, error.errno)})")
         self._loop.remove_reader(self._listener)

@@ -117,6 +117,19 @@ class Streams(Section):
     """Streams open at once; one more is refused."""
 
 
+class Limits(Section):
+    """How much a peer may take, so that none takes it from others; docs/operations.md has the reason of each number."""
+
+    connections: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    """Connections of one endpoint at once; more wait, or take the place of one that has yet to say what it wants."""
+    handshake_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
+    """From connecting to the first audio, or to the end of a request's head, over raw PCM and HTTP (s)."""
+    idle_s: Annotated[float, Field(gt=0, le=86400)] = 10.0
+    """A raw PCM connection that brings less than 0.1 s of audio in this time is closed (s)."""
+    bytes_per_s: Annotated[int, Field(ge=1000)] = 16 << 20
+    """Read from one raw PCM connection (B/s); whoever sends faster waits."""
+
+
 class Decision(Section):
     """Overrides of the bundle's decision."""
 
@@ -146,6 +159,7 @@ class Config(Section):
     pcm: Pcm = Pcm()
     scoring: Scoring = Scoring()
     streams: Streams = Streams()
+    limits: Limits = Limits()
     decision: Decision = Decision()
     daemon: Daemon = Daemon()
 

@@ -17,6 +17,7 @@ import uvloop
 import zmq
 
 from streamdet import bundle, logs, secrecy
+from streamdet.acceptor import open_more_files
 from streamdet.activation import Inherited
 from streamdet.config import Config
 from streamdet.control import Control
@@ -103,9 +104,8 @@ class Daemon:
             Publisher(config.endpoints.verdicts).on(self._inherited.take("verdicts"))
         )
         if config.endpoints.http:
-            http = HttpServer(
-                config.endpoints.http, self._metrics, lambda: self.ready, self._inherited.take_one("http")
-            )
+            listener = self._inherited.take_one("http")
+            http = HttpServer(config.endpoints.http, self._metrics, lambda: self.ready, config.limits, listener)
             self.addresses["http"] = (await stack.enter_async_context(http)).address
         self.engine = self._engine(loaded)  # before the model: what it refuses, it refuses at once
         scorer = await asyncio.to_thread(self._load, loaded)
@@ -121,14 +121,15 @@ class Daemon:
 
     async def _listen(self, stack: AsyncExitStack) -> None:
         """Open the ears, last of all."""
-        endpoints, default = self.config.endpoints, self.config.pcm
+        endpoints, default, limits = self.config.endpoints, self.config.pcm, self.config.limits
         form = AudioFormat(default.rate, default.encoding, default.channels)
         audio = AudioSocket(endpoints.audio, self.engine, self._metrics)
         await stack.enter_async_context(audio.on(self._inherited.take("audio")))
         self.addresses["audio"] = audio.address
         given = self._inherited.take("pcm")
         for number, address in enumerate(endpoints.pcm):
-            pcm = PcmListener(address, form, self.engine, self._metrics, given[number] if given else None)
+            listener = given[number] if given else None
+            pcm = PcmListener(address, form, self.engine, self._metrics, limits, listener)
             self.addresses[f"pcm.{number}"] = (await stack.enter_async_context(pcm)).address
 
     def _load(self, loaded: bundle.Bundle) -> Scorer:
@@ -232,6 +233,7 @@ def run(config: Config) -> int:
     else:
         secrecy.keep()
     sys.setswitchinterval(SWITCH_S)
+    open_more_files()
     try:
         uvloop.run(_run(config))
     finally:

@@ -13,10 +13,17 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
 
 from streamdet.acceptor import Acceptor, Arrival
+from streamdet.config import Limits
 from streamdet.metrics import Metrics
 
+# A request's head: a browser with its cookies sends 4 kB, and other servers take 8 to 32.
+HEAD_MAX_BYTES: Final = 16 << 10
+# From a request's head to the end of its answer (s): /metrics is made in milliseconds, and whoever does not read it in
+# this time does not want it.
+ANSWER_S: Final = 30.0
 # At the end, requests that are under way have this long (s): an answer is made in milliseconds.
 FINISH_S: Final = 1
 
@@ -25,10 +32,16 @@ class HttpServer:
     """/livez, /readyz and /metrics."""
 
     def __init__(
-        self, address: str, metrics: Metrics, is_ready: Callable[[], bool], listener: socket.socket | None = None
+        self,
+        address: str,
+        metrics: Metrics,
+        is_ready: Callable[[], bool],
+        limits: Limits,
+        listener: socket.socket | None = None,
     ) -> None:
         """Serve at `host:port` or `unix:/path`, or on a socket that listens already, while entered."""
-        self._acceptor: Final = Acceptor("endpoints.http", address, self._serve, listener)
+        self._acceptor: Final = Acceptor("http", address, self._serve, limits, metrics, listener)
+        self._limits: Final = limits
         self._metrics: Final = metrics
         self._is_ready: Final = is_ready
 
@@ -51,6 +64,7 @@ class HttpServer:
             log_level="warning",
             access_log=False,
             lifespan="off",
+            h11_max_incomplete_event_size=HEAD_MAX_BYTES,
             timeout_graceful_shutdown=FINISH_S,
         )
         self._config.load()
@@ -67,7 +81,7 @@ class HttpServer:
         await self._acceptor.__aexit__(*error)
 
     async def _serve(self, arrival: Arrival) -> None:
-        connection = _Connection(self._config, self._server.server_state, {})
+        connection = _Connection(self._config, self._server.server_state, {}, arrival, self._limits.handshake_s)
         transport = await arrival.connect(connection)
         try:
             await connection.lost.wait()
@@ -90,15 +104,42 @@ class HttpServer:
 
 
 class _Connection(H11Protocol):
-    """uvicorn's, which tells when it is over."""
+    """uvicorn's, with a deadline for each request's head, which uvicorn has not, and for its answer."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        arrival: Arrival,
+        head_s: float,
+    ) -> None:
+        super().__init__(config, server_state, app_state)
         self.lost: Final = asyncio.Event()
+        self._arrival: Final = arrival
+        self._head_s: Final = head_s
+        self._answering = False
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._see()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._see()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self.lost.set()
+
+    def _see(self) -> None:
+        """Set the deadline of what it is waited for now."""
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if answering and not self._answering:
+            self._arrival.admit(asyncio.get_running_loop().time() + ANSWER_S)
+        elif self._answering and not answering:
+            self._arrival.wait(self._head_s)
+        self._answering = answering
 
 
 class _Server(uvicorn.Server):

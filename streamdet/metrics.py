@@ -20,7 +20,7 @@ from streamdet.records import Event, Verdict
 Transport = Literal["zeromq", "pcm", "http"]
 Refusal = Literal["protocol", "full", "auth", "limit", "slow"]
 """Why a peer was refused: it broke the contract; `streams.max_streams` are open; who it is, or what it may not; it
-wanted more connections, tracks or bytes than it may have; it took too long to say what it wants."""
+wanted more connections, tracks or bytes than it may have; it took too long to say what it wants, or to bring audio."""
 Endpoint = Literal["audio", "verdicts", "control", "http", "pcm"]
 
 # From a hop on an idle CPU to a window too late to matter.

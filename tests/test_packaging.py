@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 SOURCES = {
     "streamdet": ROOT / "streamdet",
+    "streamdet/units": ROOT / "systemd",
     "streamdet_export": ROOT / "export" / "streamdet_export",
     "streamdet_training": ROOT / "training" / "streamdet_training",
     "streamdet_training/recipes": ROOT / "training" / "recipes",
@@ -32,7 +33,7 @@ MACHINES = [
 def wheel(tmp_path_factory) -> Path:
     """Build from a copy, so that no build folder of an earlier state lends its files."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in ("streamdet", "export", "training", "tests"):
+    for name in ("streamdet", "export", "training", "systemd", "tests"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)

@@ -12,7 +12,7 @@ from typing import Final, cast
 
 import typer
 
-from streamdet.cli import bench, check, config, demo, run, score, send, sign, status, tail, version
+from streamdet.cli import bench, check, config, demo, install_service, run, score, send, sign, status, tail, version
 from streamdet.errors import DataError, MissingError, StreamdetError, UsageError
 
 COMMANDS: Final[dict[str, Callable[..., None]]] = {
@@ -25,6 +25,7 @@ COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "sign": sign.sign,
     "demo": demo.demo,
     "status": status.status,
+    "install-service": install_service.install_service,
     "version": version.version,
 }
 # What the command line library raises for every misuse; it has a public name for this leaf only.

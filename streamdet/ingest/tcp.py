@@ -6,11 +6,14 @@ When scoring falls behind, nothing is skipped: this side stops reading, the kern
 import asyncio
 import itertools
 import logging
+import math
 import socket
 import time
-from typing import Final, Literal, Self
+from collections.abc import Coroutine
+from typing import Any, Final, Literal, Self
 
 from streamdet.acceptor import Acceptor, Arrival
+from streamdet.config import Limits
 from streamdet.engine import Engine
 from streamdet.errors import OverloadError, ProtocolError
 from streamdet.logs import fields
@@ -22,6 +25,10 @@ log = logging.getLogger(__name__)
 
 # Read at once: two seconds of 8 kHz s16le. Larger reads only hold more before the engine can say stop.
 READ_BYTES: Final = 32 << 10
+# Audio that shows within `limits.idle_s` that a call goes on (s): a peer that trickles a byte now and then has none.
+LEAST_S: Final = 0.1
+# A connection that was slower than `limits.bytes_per_s` may make up for this much (s).
+BURST_S: Final = 1.0
 
 
 class PcmListener:
@@ -33,13 +40,15 @@ class PcmListener:
         form: AudioFormat,
         engine: Engine,
         metrics: Metrics,
+        limits: Limits,
         listener: socket.socket | None = None,
     ) -> None:
         """Listen at `tcp://host:port` or `unix:/path`, or on a socket that does already, for streams of `form`."""
-        self._acceptor: Final = Acceptor("endpoints.pcm", address, self._serve, listener)
+        self._acceptor: Final = Acceptor("pcm", address, self._serve, limits, metrics, listener)
         self._form: Final = form
         self._engine: Final = engine
         self._metrics: Final = metrics
+        self._limits: Final = limits
         self._numbers: Final = itertools.count(1)
 
     @property
@@ -64,7 +73,7 @@ class PcmListener:
     async def _serve(self, arrival: Arrival) -> None:
         # A stream whose sender gave no name is called by its address, or by a number where there is none.
         peer = f"pcm-{arrival.peer}" if arrival.peer else f"pcm-unix-{next(self._numbers)}"
-        connection = _Connection(self._engine, self._metrics, self._form, peer)
+        connection = _Connection(self._engine, self._metrics, self._form, self._limits, arrival, peer)
         reader, writer = await arrival.streams()
         try:
             await connection.serve(reader)
@@ -72,6 +81,12 @@ class PcmListener:
             self._metrics.refused("pcm", error)
             log.warning("refused", extra=fields(stream=connection.stream, reason=error))
             writer.write(f"ERROR {error}\n".encode())  # somebody with nc should not have to look into our log
+        except asyncio.CancelledError:
+            if arrival.cut_for is None:
+                raise
+            message = connection.cut_off()
+            log.info("cut off", extra=fields(stream=connection.stream, reason=message))
+            writer.write(f"ERROR {message}\n".encode())
         finally:
             writer.close()
 
@@ -79,14 +94,29 @@ class PcmListener:
 class _Connection:
     """One stream on its way in."""
 
-    def __init__(self, engine: Engine, metrics: Metrics, form: AudioFormat, peer: str) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        metrics: Metrics,
+        form: AudioFormat,
+        limits: Limits,
+        arrival: Arrival,
+        peer: str,
+    ) -> None:
         self.stream = peer
         self._engine = engine
         self._metrics = metrics
+        self._limits = limits
+        self._arrival = arrival
         self._parser = PcmParser(form)
         self._room = asyncio.Event()
         self._opened: str | None = None
         self._form = form
+        self._least_bytes = 0
+        self._came_bytes = 0
+        """Since the deadline was last moved."""
+        self._paid_until_s = 0.0
+        """What has come may have been read by then."""
 
     async def serve(self, reader: asyncio.StreamReader) -> None:
         """Read to the end."""
@@ -97,6 +127,7 @@ class _Connection:
                 await self._pass_on(ended=False)
                 if self._opened is not None and not self._is_open():
                     return  # somebody closed it through the control socket
+                await self._keep_pace(len(data))
             if self._parser.begun:  # a probe that connects and leaves is no call
                 await self._pass_on(ended=True)
             self._parser.finish()
@@ -109,6 +140,33 @@ class _Connection:
         else:
             self._close("end")
 
+    def cut_off(self) -> str:
+        """End the stream of a connection that was cut off; return what its peer is told."""
+        limits = self._limits
+        if self._opened is None:
+            return f"audio: none in {limits.handshake_s:g} s, expected some"
+        self._close("idle")
+        return f"audio: less than {LEAST_S:g} s in {limits.idle_s:g} s, expected more"
+
+    async def _keep_pace(self, size_bytes: int) -> None:
+        """Move the deadline where enough has come, and wait where too much has."""
+        now_s = time.monotonic()
+        self._came_bytes += size_bytes
+        if self._opened is not None and self._came_bytes >= self._least_bytes:
+            self._came_bytes = 0
+            self._arrival.deadline_s = now_s + self._limits.idle_s
+        # Whoever was slow until now may be fast for as long as BURST_S: buffers empty in bursts.
+        self._paid_until_s = max(self._paid_until_s, now_s - BURST_S) + size_bytes / self._limits.bytes_per_s
+        if self._paid_until_s > now_s:
+            await self._at_our_expense(asyncio.sleep(self._paid_until_s - now_s))
+
+    async def _at_our_expense(self, waiting: Coroutine[Any, Any, object]) -> None:
+        """Wait for something of ours: the deadline is moved by as long."""
+        left_s = self._arrival.deadline_s - time.monotonic()
+        self._arrival.deadline_s = math.inf
+        await waiting
+        self._arrival.deadline_s = time.monotonic() + left_s
+
     async def _pass_on(self, *, ended: bool) -> None:
         """Hand all whole samples to the engine, a hop at a time, waiting for room before each."""
         opening = self._parser.opening(ended=ended)
@@ -119,16 +177,18 @@ class _Connection:
         while self._is_open() and (payload := self._parser.samples(self._engine.hop_bytes(self._form))):
             self._room.clear()
             if not self._engine.feed(Frame(self.stream, self._form, payload), time.monotonic(), lossless=True):
-                await self._room.wait()
+                await self._at_our_expense(self._room.wait())
 
     def _open(self, opening: Opening) -> None:
         stream = opening.stream or self.stream
         self._opened = self._engine.open(stream, opening.format, time.monotonic(), resume=self._room.set)
         self.stream, self._form = stream, opening.format
+        self._least_bytes = round(LEAST_S * self._form.rate_hz) * self._form.block_bytes
+        self._arrival.admit(time.monotonic() + self._limits.idle_s)
 
     def _is_open(self) -> bool:
         return self._engine.is_open(self.stream, self._opened)
 
-    def _close(self, reason: Literal["end", "disconnect"]) -> None:
+    def _close(self, reason: Literal["end", "disconnect", "idle"]) -> None:
         if self._opened is not None and self._is_open():
             self._engine.close(self.stream, reason, time.monotonic())

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from streamdet import daemon, publish
+from streamdet import acceptor, daemon, publish
 from streamdet.engine import Engine
 from streamdet.records import Verdict
 
@@ -59,7 +59,12 @@ def leaks(size_bytes: int, descriptors_in: int) -> None:
     Engine.open = open_and_keep  # type: ignore[method-assign]
 
 
-WAYS: dict[str, Callable[..., None]] = {"no-drain": no_drain, "forgets": forgets, "leaks": leaks}
+def spares() -> None:
+    """Nobody is pushed out to make room."""
+    acceptor.SPARED_S = 1e9  # type: ignore[misc]
+
+
+WAYS: dict[str, Callable[..., None]] = {"no-drain": no_drain, "forgets": forgets, "spares": spares, "leaks": leaks}
 
 if __name__ == "__main__":
     how, *numbers = sys.argv.pop(1).split(",")
