@@ -57,7 +57,7 @@ def test_a_series_without_any_noise_is_worth_all_its_samples():
 def test_too_short_a_series_says_nothing():
     x = np.arange(8.0)
     assert slope(x, np.cumsum(x)).low == -np.inf
-    found = growth(sampled(np.cumsum(OPENS[:9]), OPENS[:9]), warm_up=0)
+    found = growth(sampled(np.cumsum(OPENS[:9]), np.full(9, 80)), warm_up=0)
     assert (found.grows, found.verdict) == (False, "too short to tell")
 
 
