@@ -102,6 +102,8 @@ class Scoring(Section):
     """Audio a track must have before its first window (s); it is repeated to fill one."""
     hop: Literal["fixed", "adaptive"] = "fixed"
     """fixed is the bundle's; adaptive (windowed bundles) scores settled tracks every other hop, doubtful every half."""
+    deadline_s: Annotated[float, Field(ge=0, le=3600)] = 0.0
+    """A run of this length hangs: the process ends with code 71 (s); 0 is 20 times the slowest at start, at least 2."""
     cuda_graphs: bool = False
     """cuda replays each batch size as one launch; refuses a model of which a part computes on the CPU."""
     cache: Path | None = None

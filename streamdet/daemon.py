@@ -9,9 +9,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable, Coroutine, Set
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any, Final, NoReturn
 
 import uvloop
 import zmq
@@ -22,6 +22,7 @@ from streamdet.activation import Inherited
 from streamdet.config import Config
 from streamdet.control import Control
 from streamdet.engine import Engine
+from streamdet.errors import DeviceError
 from streamdet.health import Health
 from streamdet.http import HttpServer
 from streamdet.ingest.tcp import PcmListener
@@ -30,10 +31,10 @@ from streamdet.logs import fields
 from streamdet.metrics import Metrics
 from streamdet.notify import notify, watchdog_interval_s
 from streamdet.publish import Publisher
-from streamdet.pump import Pump
-from streamdet.records import AudioFormat, Event, Verdict
-from streamdet.scorer import Scorer
+from streamdet.records import AudioFormat, Event, Notice, Verdict
+from streamdet.scoring import Scoring, load
 from streamdet.sockets import check_endpoints
+from streamdet.watch import Overdue, Watch, end_process
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +48,19 @@ SWITCH_S: Final = 1e-4
 class Daemon:
     """Everything that `streamdet run` runs."""
 
-    def __init__(self, config: Config, inherited: Inherited | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        inherited: Inherited | None = None,
+        *,
+        end: Callable[[Overdue, Callable[[], object]], object] = end_process,
+    ) -> None:
         """Wire nothing yet: the model and the sockets come with `serve`.
+
+        Args:
+            config: the settings.
+            inherited: sockets that somebody else has opened.
+            end: what ends the process when a run hangs.
 
         Raises:
             ConfigError: `inherited` has sockets for an endpoint that is switched off.
@@ -60,6 +72,7 @@ class Daemon:
         """Where it listens, by endpoint, with the ports that `:0` became."""
         self._stopping: Final = asyncio.Event()
         self._failure: BaseException | None = None
+        self._end: Final = end
 
     async def serve(self, on_ready: Callable[[], None] = lambda: None) -> None:
         """Start, run until `stop`, drain.
@@ -70,6 +83,7 @@ class Daemon:
         Raises:
             StreamdetError: it cannot start, or scoring broke.
         """
+        self._loop = asyncio.get_running_loop()
         async with AsyncExitStack() as stack:
             stack.callback(self._inherited.close)
             await self._start(stack)
@@ -85,6 +99,11 @@ class Daemon:
     def stopping(self) -> bool:
         """Whether the end has begun."""
         return self._stopping.is_set()
+
+    @property
+    def at_work(self) -> bool:
+        """Whether a thread has still not come back."""
+        return bool(self._scoring.under_way)
 
     def stop(self) -> None:
         """Begin to drain; a signal handler may call it, and call it again."""
@@ -108,12 +127,14 @@ class Daemon:
             http = HttpServer(config.endpoints.http, self._metrics, lambda: self.ready, config.limits, listener)
             self.addresses["http"] = (await stack.enter_async_context(http)).address
         self.engine = self._engine(loaded)  # before the model: what it refuses, it refuses at once
-        scorer = await asyncio.to_thread(self._load, loaded)
-        self._pump = stack.enter_context(Pump(scorer, self.config.scoring.batch_max, self._health.scored))
+        model = await asyncio.to_thread(load, loaded, config.scoring)
+        self._scoring = Scoring(self.engine, self._health, self._metrics.failed, self._broke)
+        self._watch = stack.enter_context(Watch(lambda: self._scoring.pumps, self._hung))
+        await stack.enter_async_context(self._scoring)
         control = Control(config.endpoints.control, self.engine, self._publisher, self._report)
         await stack.enter_async_context(control.on(self._inherited.take("control")))
         self.addresses.update(verdicts=self._publisher.address, control=control.address)
-        await stack.enter_async_context(self._background("scoring", self._pump.run(self.engine)))
+        self._scoring.begin(model, config.scoring)
         await stack.enter_async_context(self._background("ticking", self._tick()))
         stack.push_async_callback(self._drain)
         if not self.stopping:
@@ -132,14 +153,6 @@ class Daemon:
             pcm = PcmListener(address, form, self.engine, self._metrics, limits, listener)
             self.addresses[f"pcm.{number}"] = (await stack.enter_async_context(pcm)).address
 
-    def _load(self, loaded: bundle.Bundle) -> Scorer:
-        scorer = Scorer.of(loaded, self.config.scoring, at_once=True)
-        taken_ms = scorer.warm_up()
-        shown = ", ".join(f"{size}: {ms:.0f} ms" for size, ms in taken_ms.items())
-        self._health.loaded(scorer, taken_ms)
-        log.info("loaded", extra=fields(model=loaded.manifest.model_id, provider=scorer.provider, batches=shown))
-        return scorer
-
     def _engine(self, loaded: bundle.Bundle) -> Engine:
         config = self.config
         return Engine(
@@ -150,7 +163,7 @@ class Daemon:
             max_streams=config.streams.max_streams,
             min_window_s=config.scoring.min_window_s,
             adaptive=config.scoring.hop == "adaptive",
-            wake=lambda: self._pump.wake(),
+            wake=lambda: self._scoring.wake(),
         )
 
     def _report(self) -> dict[str, Any]:
@@ -177,26 +190,63 @@ class Daemon:
                 lag = "" if heartbeat.lag_ms_p99 is None else f", lag p99 {heartbeat.lag_ms_p99:.0f} ms"
                 notify(STATUS=f"{heartbeat.tracks} tracks{lag}")
             logs.tick()
-            if watchdog_s is not None and not self._stuck(watchdog_s):
+            if watchdog_s is not None and not self._watch.noticed:
                 notify(WATCHDOG=1)
             due_s = time.monotonic() + TICK_S
             await asyncio.sleep(TICK_S)
 
-    def _stuck(self, limit_s: float) -> bool:
-        """Whether something has kept a thread of the pump for longer than systemd's patience."""
-        since_s = self._pump.busy_since_s
-        return since_s is not None and time.monotonic() - since_s > limit_s
-
     async def _drain(self) -> None:
-        """End every stream and wait for the last verdicts, but not for ever."""
+        """End every stream and wait for the last verdicts, but not for ever; who waits longer is told of the end."""
         notify(STOPPING=1)
         self.engine.close_all("drain", time.monotonic())
         deadline_s = time.monotonic() + self.config.daemon.drain_timeout_s
-        while not self.engine.idle and self._failure is None:
-            if time.monotonic() > deadline_s:
-                log.warning("drain took too long", extra=fields(streams=self.engine.counts().pending))
+        before = self._scoring.under_way.keys()
+        while not self.engine.idle:
+            if self._failure is not None or time.monotonic() > deadline_s:
+                self._cut_short(before & self._scoring.under_way.keys())
                 return
             await asyncio.sleep(0.01)
+
+    def _cut_short(self, kept: Set[int]) -> None:
+        """End with what is settled; `kept` are calls for which the whole drain was too short."""
+        if self._failure is None:
+            log.warning("drain took too long", extra=fields(streams=self.engine.counts().pending))
+            if kept:
+                self._failure = DeviceError("drain: a run that has not come back, expected its end before the drain's")
+        self._scoring.leave_threads()
+        self._scoring.cancel()
+        self.engine.abandon("drain", time.monotonic())
+
+    # -- failures ----------------------------------------------------------------------------------------------------
+
+    def _broke(self, error: BaseException) -> None:
+        """End, since a task that everything depends on has failed."""
+        log.critical("failed", extra=fields(reason=error))
+        if self._failure is None:
+            self._failure = error
+            self._tell_failure(str(error))
+        self.stop()
+
+    def _tell_failure(self, error: str) -> None:
+        model = self.engine.model_id
+        self._publisher.tell(Notice("failure", ok=False, model=model, before=model, error=error))
+
+    def _hung(self, found: Overdue) -> None:
+        """End at once; called by the watch, in its thread."""
+        loop, error = self._loop, f"a {found.call.what}: {found.age_s:.1f} s, expected under {found.deadline_s:g}"
+
+        def last_words() -> None:
+            with suppress(RuntimeError):  # the loop has ended already
+                loop.call_soon_threadsafe(self._give_up, error)
+
+        self._end(found, last_words)
+
+    def _give_up(self, error: str) -> None:
+        """Say all that can still be said; the process ends in a moment."""
+        self.ready = False
+        self._tell_failure(error)
+        self._scoring.cancel()
+        self.engine.abandon("drain", time.monotonic())
 
     # -- tasks -------------------------------------------------------------------------------------------------------
 
@@ -213,9 +263,7 @@ class Daemon:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("failed", extra=fields(task=task.get_name(), reason=error))
-            self._failure = error
-            self.stop()
+            self._broke(error)
 
 
 def run(config: Config) -> int:
@@ -235,15 +283,27 @@ def run(config: Config) -> int:
     sys.setswitchinterval(SWITCH_S)
     open_more_files()
     try:
-        uvloop.run(_run(config))
+        at_work = uvloop.run(_run(config))
+    except DeviceError as error:
+        _leave(error.exit_code)
     finally:
         logs.flush()
+    if at_work:
+        _leave(0)
     # Closed sockets still hold messages, which would die with the process; this waits for them, LINGER_MS at most.
     zmq.Context.instance().term()
     return 0
 
 
-async def _run(config: Config) -> None:
+def _leave(code: int) -> NoReturn:
+    """End the process whatever its threads are at, and without what a broken device would make of an orderly end."""
+    zmq.Context.instance().term()
+    logs.flush()
+    os._exit(code)
+
+
+async def _run(config: Config) -> bool:
+    """Serve; return whether a thread is still at work."""
     daemon = Daemon(config, Inherited.of_environment())
     loop = asyncio.get_running_loop()
 
@@ -259,6 +319,7 @@ async def _run(config: Config) -> None:
         loop.add_signal_handler(number, interrupted)
     loop.add_signal_handler(signal.SIGHUP, log.warning, "SIGHUP: reload is not built yet, nothing changed")
     await daemon.serve(_announce)
+    return daemon.at_work
 
 
 def _announce() -> None:

@@ -74,7 +74,7 @@ class Engine:
         self._wake = wake
         self._streams: dict[str, Stream] = {}
         self._ending: dict[str, Stream] = {}  # by `opened`: a name may be open again while its last call ends
-        self._line: Final = Line()
+        self._line = Line()
         self._windows = self._skipped = self._opened = 0
 
     @property
@@ -228,16 +228,36 @@ class Engine:
             now_s: monotonic time (s).
         """
         for job, score in zip(jobs, scores, strict=True):
-            self._windows += 1
             track: Track = job.track
             stream: Stream = track.stream
+            if not track.in_flight:
+                continue  # it was given up meanwhile
+            self._windows += 1
             before = track.tracker.standing.state
             verdict = track.settle(job, score, now_s, self._manifest.model_id)
             self._emit(verdict)
             if verdict.state != before:
                 self._event(stream, "state", track.channel, verdict.end_s, **{"from": before, "to": verdict.state})
-            self._queue(track)
-            self._make_room(stream)
+            self._go_on(track)
+
+    def drop(self, jobs: Sequence[Job]) -> None:
+        """Give up windows whose run failed: they count as skipped, their tracks go on.
+
+        Args:
+            jobs: as `take` gave them.
+        """
+        for job in jobs:
+            if job.track.in_flight:
+                self._skipped += 1
+                job.track.drop(job)
+                self._go_on(job.track)
+
+    def abandon(self, reason: CloseReason, now_s: float) -> None:
+        """End every stream at once, since nothing will be scored any more; what still waited counts as skipped."""
+        self.close_all(reason, now_s)
+        self._line = Line()
+        for stream in list(self._ending.values()):
+            self._skipped += sum(track.abandon() for track in stream.tracks)
             self._settle_end(stream)
 
     @property
@@ -314,6 +334,13 @@ class Engine:
         if not track.queued and not track.in_flight and track.has_due():
             self._line.join(track)
             self._wake()
+
+    def _go_on(self, track: Track) -> None:
+        """See what a track whose window came back wants next."""
+        stream: Stream = track.stream
+        self._queue(track)
+        self._make_room(stream)
+        self._settle_end(stream)
 
     @staticmethod
     def _make_room(stream: Stream) -> None:

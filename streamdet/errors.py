@@ -6,6 +6,7 @@
     │   └── ProtocolError   65  a peer broke the wire contract: that message is dropped, nobody else notices
     ├── MissingError        66  an input that is not there
     ├── UnreachableError    69  nobody answers at an address
+    ├── DeviceError         71  the device, or what runs on it: start anew
     ├── OverloadError       75  try again later
     └── RefusedError        78  the daemon will not start like this
         ├── ConfigError         a config file, variable or flag
@@ -54,6 +55,12 @@ class UnreachableError(StreamdetError):
     """Nobody answers at an address."""
 
     exit_code = 69
+
+
+class DeviceError(StreamdetError):
+    """The device or the scoring on it is broken; a new process may well work."""
+
+    exit_code = 71
 
 
 class OverloadError(StreamdetError):

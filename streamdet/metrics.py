@@ -49,6 +49,8 @@ class Metrics:
         self._verdicts = self._counter("verdicts", "Verdicts, by the state they left their track in.", "state")
         self._gated = self._counter("windows_gated", "Windows with too little speech to score.")
         self._skipped = self._counter("windows_skipped", "Windows skipped because scoring was behind.")
+        self._runs_failed = self._counter("runs_failed", "Runs of the model, or preparations of one, that failed.")
+        self._windows_failed = self._counter("windows_failed", "Windows in them; they are skipped.")
         self._events = self._counter("events", "Events, by type.", "type")
         self._streams = self._gauge("streams", "Streams that are open.")
         self._streams_max = self._gauge("streams_max", "Streams that may be open (streams.max_streams).")
@@ -123,6 +125,11 @@ class Metrics:
         """Count a batch."""
         self._batch.observe(windows)
         self._run.observe(seconds)
+
+    def failed(self, windows: int) -> None:
+        """Count a run or a preparation that failed."""
+        self._runs_failed.inc()
+        self._windows_failed.inc(windows)
 
     def count(self, counts: Counts) -> None:
         """Take what is open now."""

@@ -20,6 +20,11 @@ CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
 TENSORRT: Final = "TensorrtExecutionProvider"
 
+# What onnxruntime's CUDA_CALL, CUBLAS_CALL, CUDNN_CALL and their like write, and TensorRT's provider of its own runs.
+_FAULT: Final = re.compile(
+    r"\b(?:CUDA|CUBLAS|CUDNN|CURAND|CUFFT|CUSPARSE) (?:failure|error)\b|\bTensorRT EP\b.*\bfailed\b"
+)
+
 _NVIDIA_DEVICE: Final = Path("/dev/nvidiactl")
 _NVIDIA_CARDS: Final = Path("/proc/driver/nvidia/gpus")
 
@@ -79,6 +84,16 @@ def options(
     folder = {"trt_engine_cache_path": str(engines), "trt_timing_cache_path": str(engines)}
     fp16 = {"trt_fp16_enable": "1" if precision == "fp16" else "0"}
     return [(TENSORRT, _TENSORRT | shapes | folder | fp16), (CUDA, dict(_CUDA)), (CPU, {})]
+
+
+def is_fault(message: str) -> bool:
+    """Whether an error of onnxruntime's tells of a card that must not be trusted any more.
+
+    "CUDA failure 700: an illegal memory access was encountered", "CUBLAS failure 14: CUBLAS_STATUS_INTERNAL_ERROR" and
+    the like. Such an error stays with the process: what runs after it fails too, or gives wrong scores without a word
+    (onnxruntime issue 26312).
+    """
+    return _FAULT.search(message) is not None
 
 
 def engine_folder(cache: Path | None, model_sha256: str, onnxruntime: str) -> Path:

@@ -8,7 +8,7 @@ import numpy as np
 import zmq
 
 from streamdet.engine import Counts
-from streamdet.records import Event, Heartbeat, Verdict
+from streamdet.records import Event, Heartbeat, Notice, Verdict
 from streamdet.sockets import ZmqSocket
 from streamdet.wire import verdicts
 
@@ -47,6 +47,10 @@ class Publisher(ZmqSocket):
         elif record.type == "close":
             self._forget(record)
         self.send(verdicts.build(record))
+
+    def tell(self, notice: Notice) -> None:
+        """Send what concerns the whole daemon."""
+        self.send(verdicts.build(notice))
 
     def heartbeat(self, counts: Counts) -> Heartbeat:
         """Send a heartbeat; to be called once a second."""

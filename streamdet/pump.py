@@ -12,6 +12,8 @@ grow, and no verdict overtakes another of its track.
 import asyncio
 import bisect
 import itertools
+import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,18 +21,42 @@ from typing import Final, Self, TypeVar
 
 import msgspec
 
+from streamdet import providers
 from streamdet.bundle import Manifest
 from streamdet.engine import Engine
+from streamdet.errors import DeviceError
+from streamdet.logs import fields
 from streamdet.records import Score
 from streamdet.scorer import Scorer
 from streamdet.track import Job
 from streamdet.window import Ready, make_ready, settle
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 # Windows made ready in one go. One hand-over to a thread costs a tenth of a window's preparation, and a model that
 # waits should not have to wait for many.
 TOGETHER: Final = 4
+# One run may fail for what is in it. Whatever fails three times, with nothing in between that worked, is broken, and a
+# new process is the only mend that is known for a device.
+FAILURES_MAX: Final = 3
+# A run that takes this many times as long as the slowest of the warm-up hangs: room for a machine that is busy with
+# other things. But no less than so many seconds, for models of milliseconds.
+DEADLINE_RUNS: Final = 20
+DEADLINE_LEAST_S: Final = 2.0
+
+
+# Of a call in any pump of the process.
+_numbers: Final = itertools.count()
+
+
+class Call(msgspec.Struct, frozen=True):
+    """What a thread of the pump has been given."""
+
+    what: str
+    """`run` or `preparation`."""
+    windows: int
 
 
 class Made(msgspec.Struct, frozen=True):
@@ -45,47 +71,95 @@ class Made(msgspec.Struct, frozen=True):
         return len(self.ready.audio)
 
 
+class Failures:
+    """Counts what failed in a row in one place."""
+
+    def __init__(self, what: str) -> None:
+        """Begin with none; `what` fails."""
+        self._what: Final = what
+        self._count = 0
+
+    def succeeded(self) -> None:
+        """Forget them."""
+        self._count = 0
+
+    def failed(self, error: Exception) -> None:
+        """Take one more.
+
+        Raises:
+            DeviceError: it was one too many, or one after which nothing can be trusted.
+        """
+        self._count += 1
+        if providers.is_fault(str(error)):
+            raise DeviceError(f"{self._what}: a fault of the card, expected none ({first_line(error)})") from error
+        if self._count >= FAILURES_MAX:
+            raise DeviceError.of(
+                f"{self._what}s that failed in a row", self._count, f"under {FAILURES_MAX} ({first_line(error)})"
+            ) from error
+
+
 class Pump:
     """Keeps a scorer fed with the due windows of an engine."""
 
-    def __init__(self, scorer: Scorer, batch_max: int, scored: Callable[[int, float], object]) -> None:
-        """Do nothing yet; `scored` hears of each run: its windows, and the seconds it took."""
+    def __init__(
+        self,
+        scorer: Scorer,
+        batch_max: int,
+        scored: Callable[[int, float], object],
+        failed: Callable[[int], object] = lambda _: None,
+        deadline_s: float = math.inf,
+    ) -> None:
+        """Do nothing yet.
+
+        Args:
+            scorer: what runs.
+            batch_max: most windows in one run.
+            scored: hears of each run: its windows, and the seconds it took.
+            failed: hears of each run and preparation that failed: its windows.
+            deadline_s: after this long a call hangs, for whoever watches.
+        """
         self._scorer: Final = scorer
         self._most: Final = min(batch_max, scorer.buckets[-1])
         self._scored: Final = scored
+        self._failed: Final = failed
+        self.deadline_s = deadline_s
         self._due: Final = asyncio.Event()
         self._filled: Final = asyncio.Event()
         self._made: list[Made] = []
         self._running = 0
         self._preparing: Final = ThreadPoolExecutor(1, "preparing")
         self._scoring: Final = ThreadPoolExecutor(scorer.runs, "scoring")
-        self._numbers: Final = itertools.count()
-        self._since_s: dict[int, float] = {}
-        """Since when each call has been in its thread, oldest first."""
+        self._failures: Final = {what: Failures(what) for what in ("preparation", "run")}
+        self._under_way: Final[dict[int, Call]] = {}
+        self._retired = False
+        self._quiet: Final = asyncio.Event()
+        """Set whenever a thread of this pump has come back."""
+        self.waits = True
+        """Whether leaving waits for the threads; they may hang."""
 
     def __enter__(self) -> Self:
         """Threads start with their first work."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Wait for the threads."""
-        self._preparing.shutdown()
-        self._scoring.shutdown()
+        """Wait for the threads, unless nobody should."""
+        self._preparing.shutdown(wait=self.waits, cancel_futures=True)
+        self._scoring.shutdown(wait=self.waits, cancel_futures=True)
 
     def wake(self) -> None:
         """Say that a window became due."""
         self._due.set()
 
     @property
-    def busy_since_s(self) -> float | None:
-        """Since when (monotonic) a thread has been at what it has had longest; None when none has anything."""
-        return next(iter(self._since_s.values()), None)
+    def under_way(self) -> dict[int, Call]:
+        """What threads are at, by a number that no other call of the process has; any thread may ask."""
+        return self._under_way.copy()
 
     async def run(self, engine: Engine) -> None:
         """Pump until cancelled.
 
         Raises:
-            StreamdetError: the model gave something that is no number; whatever else a thread raises.
+            DeviceError: scoring is broken.
         """
         tasks = [asyncio.ensure_future(self._prepare(engine))]
         tasks += [asyncio.ensure_future(self._score(engine)) for _ in range(self._scorer.runs)]
@@ -95,6 +169,13 @@ class Pump:
             for task in tasks:
                 task.cancel()
 
+    async def finish(self) -> None:
+        """Take no more windows, and return when those that were taken are settled; `run` goes on meanwhile."""
+        self._retired = True
+        while self._made or self._under_way:
+            self._quiet.clear()
+            await self._quiet.wait()
+
     # -- inside ------------------------------------------------------------------------------------------------------
 
     async def _prepare(self, engine: Engine) -> None:
@@ -103,7 +184,10 @@ class Pump:
             await self._due.wait()
             self._due.clear()
             while jobs := self._take(engine):
-                made = await self._in_thread(self._preparing, _make, jobs, self._scorer.manifest)
+                call = Call("preparation", len(jobs))
+                made = await self._attempt(engine, jobs, self._preparing, call, _make, jobs, self._scorer.manifest)
+                if made is None:
+                    continue
                 self._made += [each for each in made if each.ready.heard]
                 self._filled.set()
                 gated = [each for each in made if not each.ready.heard]
@@ -111,6 +195,8 @@ class Pump:
 
     def _take(self, engine: Engine) -> list[Job]:
         """Some of what the next batches have room for, one for each run; each has a place for a lossless window."""
+        if self._retired:
+            return []
         lossless = sum(made.job.track.timeline.lossless for made in self._made)
         room = self._most * self._scorer.runs - sum(made.rows for made in self._made)
         return engine.take(max(0, min(TOGETHER, room)), reserve=lossless <= len(self._made) // self._most)
@@ -123,10 +209,12 @@ class Pump:
                 self._due.set()  # there is room again
                 began_s = time.monotonic()
                 self._running += 1
-                scores = await self._in_thread(self._scoring, self._run, batch)
+                call, jobs = Call("run", len(batch)), [made.job for made in batch]
+                scores = await self._attempt(engine, jobs, self._scoring, call, self._run, batch)
                 self._running -= 1
-                self._scored(len(batch), time.monotonic() - began_s)
-                _settle(engine, batch, scores)
+                if scores is not None:
+                    self._scored(len(batch), time.monotonic() - began_s)
+                    _settle(engine, batch, scores)
             self._filled.clear()
 
     def _next_batch(self) -> list[Made]:
@@ -144,13 +232,50 @@ class Pump:
         scorer, parts = self._scorer, [made.ready for made in batch]
         return settle(parts, scorer.run(*(ready.audio for ready in parts)), scorer.manifest, scorer.head)
 
-    async def _in_thread(self, threads: ThreadPoolExecutor, call: Callable[..., T], *args: object) -> T:
-        number = next(self._numbers)
-        self._since_s[number] = time.monotonic()
+    async def _attempt(
+        self,
+        engine: Engine,
+        jobs: Sequence[Job],
+        threads: ThreadPoolExecutor,
+        call: Call,
+        work: Callable[..., T],
+        *args: object,
+    ) -> T | None:
+        """Have a thread do its part for some windows; None where it failed and they were given up.
+
+        Raises:
+            DeviceError: that was once too often.
+        """
+        number = next(_numbers)
+        self._under_way[number] = call
         try:
-            return await asyncio.get_running_loop().run_in_executor(threads, call, *args)
+            done = await asyncio.get_running_loop().run_in_executor(threads, work, *args)
+        except Exception as error:  # onnxruntime raises a class of its own for each status code, with no common base
+            engine.drop(jobs)
+            self._failed(len(jobs))
+            log.error("%s failed", call.what, extra=fields(windows=call.windows, reason=first_line(error)))
+            self._failures[call.what].failed(error)
+            return None
         finally:
-            del self._since_s[number]
+            del self._under_way[number]
+            self._quiet.set()
+        self._failures[call.what].succeeded()
+        return done
+
+
+def allowed_s(configured_s: float, slowest_s: float) -> float:
+    """How long a thread may take for one call before it counts as hung (s).
+
+    Args:
+        configured_s: `scoring.deadline_s`; 0 leaves it to the warm-up.
+        slowest_s: the slowest run of the warm-up.
+    """
+    return configured_s or max(DEADLINE_LEAST_S, DEADLINE_RUNS * slowest_s)
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, as one line; some say nothing but what they are."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _make(jobs: Sequence[Job], manifest: Manifest) -> list[Made]:

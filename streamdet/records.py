@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 Encoding = Literal["s16le", "f32le", "mulaw", "alaw"]
 State = Literal["listening", "bonafide", "uncertain", "spoof"]
 EventType = Literal["open", "state", "gap", "paused", "resumed", "stalled", "error", "close"]
+NoticeType = Literal["reload", "failure"]
 CloseReason = Literal["end", "idle", "drain", "disconnect", "restart"]
 
 ENCODINGS: Final[tuple[Encoding, ...]] = get_args(Encoding)
@@ -143,6 +144,23 @@ class Event(msgspec.Struct, frozen=True):
     at_s: float
     """Audio time (s)."""
     detail: dict[str, Any]
+
+
+class Notice(msgspec.Struct, frozen=True):
+    """Something that happened to the daemon itself: the `daemon` message."""
+
+    type: NoticeType
+    ok: bool
+    model: str
+    """What scores from here on; of a failure, what scored."""
+    before: str = msgspec.field(name="from")
+    """What scored until then."""
+    error: str | None = None
+    """Why not, where it is not `ok`."""
+    changed: tuple[str, ...] = ()
+    """Config keys whose new values hold from here on."""
+    restart: tuple[str, ...] = ()
+    """Config keys whose new values wait for the next start."""
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag_field="type", tag="hb"):

@@ -159,7 +159,10 @@ class Track:
         """Of the newest blocks, by where they end: what a next window need not encode again."""
         self._read: deque[tuple[int, float, float | None]] = deque()  # (step, read_at_s, transit_s)
         self._last_read: tuple[float, float | None] = (0.0, None)
-        self._skips = 0
+        self._dropped_samples = self._dropped = 0
+        """Audio and windows of runs that failed since the last verdict."""
+        self._taken_skips = 0
+        """What the window that is in flight tells of."""
         self._ended = False
         self._windows = self._skipped = 0
         self._total_speech_s = 0.0
@@ -218,6 +221,7 @@ class Track:
         if self._is_due() and not self.timeline.lossless:
             self._hold(self._cut_newest())
         job = self._held.popleft() if self._held else self._cut_next()
+        self._taken_skips = job.skipped
         sums = tuple(self._sums.get(end) for end in job.window.block_ends)
         return msgspec.structs.replace(job, window=msgspec.structs.replace(job.window, sums=sums)) if sums else job
 
@@ -226,9 +230,10 @@ class Track:
         window, rate_hz = job.window, self._format.rate_hz
         length = window.end_sample - window.start_sample
         end_s = window.end_sample / rate_hz
-        standing = self.tracker.update(score.llr, end_s, min(job.advance_samples, length) / rate_hz)
+        advance_samples = min(job.advance_samples + self._dropped_samples, length)
+        standing = self.tracker.update(score.llr, end_s, advance_samples / rate_hz)
         # The gate hears whole windows, and windows overlap: count the new share of each.
-        self._total_speech_s += score.speech_s * min(1.0, job.advance_samples / length)
+        self._total_speech_s += score.speech_s * advance_samples / length
         self._last = Verdict(
             stream=self.stream.name,
             channel=self.channel,
@@ -243,7 +248,7 @@ class Track:
             p_spoof=standing.p_spoof,
             state=standing.state,
             state_since_s=standing.state_since_s,
-            skipped=job.skipped,
+            skipped=job.skipped + self._dropped,
             lag_ms=1e3 * (now_s - window.read_at_s),
             transit_ms=None if window.transit_s is None else 1e3 * window.transit_s,
             model=model,
@@ -254,8 +259,26 @@ class Track:
             self._stride = STRIDES[self.tracker.pace]
         self._windows += 1
         self._skipped += job.skipped
+        self._dropped_samples = self._dropped = 0
         self.in_flight = False
         return self._last
+
+    def drop(self, job: Job) -> None:
+        """Give up a taken window, since its run failed: it is skipped, and what was new in it is news in the next."""
+        self._dropped_samples += job.advance_samples
+        self._dropped += job.skipped + 1
+        self._skipped += job.skipped + 1
+        self.in_flight = False
+
+    def abandon(self) -> int:
+        """Give up whatever is due or taken, since nothing will be scored any more; return how many windows that are."""
+        given_up = int(self.in_flight)
+        self._skipped += self._taken_skips if self.in_flight else 0
+        while self.has_due():
+            given_up += self.take().skipped + 1
+        self.in_flight = False
+        self._skipped += given_up
+        return given_up
 
     def wipe(self) -> None:
         """Nothing of a call stays in memory after it."""
@@ -330,9 +353,7 @@ class Track:
         window = Window(self._format, data, start_sample, end_sample, read_at_s, transit_s, ends)
         advance_samples = end_sample - self._cut_end_sample
         self._cut_end_sample = end_sample
-        job = Job(self, window, advance_samples, self._skips + skipped)
-        self._skips = 0
-        return job
+        return Job(self, window, advance_samples, skipped)
 
     def _remember(self, window: Window, sums: Sequence[Sums | None]) -> None:
         """Keep the sums of those blocks that the next window can hold too."""

@@ -202,9 +202,9 @@ OPERATIONS = ("status", "snapshot", "pause", "resume", "close")
 
 def wire_names() -> set[str]:
     """Every field, event type, close reason and operation that goes over a wire."""
-    structs = (records.Verdict, records.Event, records.Heartbeat, engine.Counts)
-    fields = {field for struct in structs for field in struct.__struct_fields__}
-    words = {*get_args(records.EventType), *get_args(records.CloseReason)}
+    structs = (records.Verdict, records.Event, records.Notice, records.Heartbeat, engine.Counts)
+    fields = {field for struct in structs for field in struct.__struct_encode_fields__}
+    words = {*get_args(records.EventType), *get_args(records.NoticeType), *get_args(records.CloseReason)}
     header = frames.build(records.Frame("s", records.AudioFormat(8000, "s16le"), b"", 0, 0, 0.0, end=True))[1]
     return fields | words | set(json.loads(header)) | set(OPERATIONS)
 

@@ -56,7 +56,7 @@ LAYERS = {
         "logs",
         "process",
     },
-    "daemon": {"daemon", "pump", "notify", "secrecy", "health"},
+    "daemon": {"daemon", "pump", "scoring", "watch", "notify", "secrecy", "health"},
     "bench": {"bench"},
     "cli": {"cli", "__main__"},
 }

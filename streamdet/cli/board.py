@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from streamdet.records import Event, Heartbeat, State, Verdict
+from streamdet.records import Event, Heartbeat, Notice, State, Verdict
 from streamdet.wire.verdicts import Record
 
 BARS: Final = "▁▂▃▄▅▆▇█"
@@ -145,6 +145,9 @@ def line(record: Record) -> str:
     """A message as one plain line."""
     if isinstance(record, Heartbeat):
         return f"hb {record.streams} streams {record.windows} windows {record.skipped} skipped"
+    if isinstance(record, Notice):
+        said = record.error or ("" if record.model == record.before else f"from {record.before}")
+        return f"daemon  {record.type}  {'ok' if record.ok else 'failed'}  {record.model}  {said}".rstrip()
     if isinstance(record, Event):
         where = record.stream if record.channel is None else f"{record.stream}/{record.channel}"
         detail = " ".join(f"{key}={value}" for key, value in record.detail.items() if not isinstance(value, list))

@@ -38,7 +38,8 @@ def settings(bundle: Bundle, **sections: dict[str, Any]) -> Config:
     tree = {
         "bundle": {"path": bundle.path},
         "endpoints": LOCAL,
-        "scoring": {"threads": 1, "provider": "cpu", "batch_max": 4},
+        # Tests make threads wait, and a watch that noticed would end pytest.
+        "scoring": {"threads": 1, "provider": "cpu", "batch_max": 4, "deadline_s": 3600},
         "daemon": {"drain_timeout_s": PATIENCE_S},
     }
     return Config.model_validate({**tree, **{name: {**tree.get(name, {}), **new} for name, new in sections.items()}})

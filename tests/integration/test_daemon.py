@@ -565,7 +565,8 @@ class Process:
         config.write_text(
             f'[bundle]\npath = "{bundle}"\n[endpoints]\nhttp = ""\npcm = ["{self.addresses["pcm.0"]}"]\n'
             + "\n".join(lines)
-            + '\n[scoring]\nthreads = 1\nprovider = "cpu"\nbatch_max = 2\n[daemon]\ndrain_timeout_s = 60\n'
+            + '\n[scoring]\nthreads = 1\nprovider = "cpu"\nbatch_max = 2\ndeadline_s = 3600\n'
+            + "[daemon]\ndrain_timeout_s = 60\n"
         )
         self.manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.manager.settimeout(PATIENCE_S)

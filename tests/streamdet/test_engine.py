@@ -604,3 +604,84 @@ def test_blocks_lie_on_hops_so_their_hop_is_fixed():
     model = Model(kind="block", output="sums", head="head.onnx", left_samples=8000)
     with pytest.raises(ConfigError, match=r"scoring\.hop: 'adaptive', expected fixed"):
         Engine(msgspec.structs.replace(MANIFEST, model=model), lambda _: None, adaptive=True)
+
+
+# -- runs that fail ----------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.sampled_from(["feed", "take", "settle", "drop"]), min_size=5, max_size=120),
+    st.sampled_from(["live", "lossless"]),
+)
+def test_whatever_fails_every_hop_is_a_verdict_or_a_skip_and_seq_has_no_hole(steps, kind):
+    bench, taken, fed = Bench(), [], 0
+    lossless = kind == "lossless"
+    if lossless:
+        bench.engine.open("a", MULAW, 0.0, resume=lambda: None)
+    for step in steps:
+        if step == "feed" and not (lossless and fed - bench.engine.counts().windows > 4):
+            bench.feed(audio(0.5, seed=fed), lossless=lossless)
+            fed += 1
+        elif step == "take":
+            taken += bench.engine.take(1)
+        elif step == "settle" and taken:
+            bench.engine.settle([taken.pop()], [Score(0.5, 1.0)], 0.0)
+        elif step == "drop" and taken:
+            bench.engine.drop([taken.pop()])
+    if taken:
+        bench.engine.drop(taken)
+    bench.engine.abandon("drain", 0.0)
+    said = bench.verdicts()
+    assert [it.seq for it in said] == list(range(len(said)))
+    hops, rest = divmod(fed, 2)
+    ends = [*range(1, hops + 1), *([hops + 0.5] if rest else [])]
+    counts = bench.engine.counts()
+    assert counts.windows == len(said)
+    assert counts.windows + counts.skipped == len(ends)
+    for close in bench.events("close"):
+        assert (close.detail["windows"], close.detail["skipped"]) == (len(said), counts.skipped)
+    assert len(bench.events("close")) == len(bench.events("open"))
+    assert bench.engine.take(100) == []
+
+
+def test_what_a_dropped_window_had_that_was_new_is_news_in_the_next():
+    """Four seconds of which three failed weigh as much as four seconds that were skipped."""
+    failing, late = Bench(), Bench()
+    for number, part in enumerate(seconds_of(b"\x10" * 4 * RATE_HZ, 1.0)):
+        failing.feed(part)
+        late.feed(part)
+        if number < 3:
+            failing.engine.drop(failing.engine.take(1))
+    failing.score()
+    late.score()
+    (one,), (other,) = failing.verdicts(), late.verdicts()
+    assert (one.skipped, one.rolling_llr, one.total_speech_s) == (
+        other.skipped,
+        other.rolling_llr,
+        other.total_speech_s,
+    )
+
+
+def test_a_dropped_window_makes_room_for_a_lossless_reader():
+    resumed = []
+    bench = Bench()
+    bench.engine.open("a", MULAW, 0.0, resume=lambda: resumed.append(True))
+    while bench.feed(audio(1), lossless=True):
+        pass
+    bench.engine.drop(bench.engine.take(1))
+    bench.engine.drop(bench.engine.take(1))
+    assert resumed
+
+
+def test_a_score_that_comes_after_the_end_is_not_told():
+    bench = Bench()
+    bench.feed(audio(1))
+    jobs = bench.engine.take(1)
+    bench.engine.abandon("drain", 0.0)
+    told = len(bench.said)
+    bench.engine.settle(jobs, [Score(0.5, 1.0)], 0.0)
+    bench.engine.drop(jobs)
+    assert len(bench.said) == told
+    assert bench.engine.counts().skipped == 1
+    assert bench.engine.idle

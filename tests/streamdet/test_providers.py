@@ -116,3 +116,30 @@ def test_a_user_without_a_home_scores_on_the_cpu(tiny_bundle, monkeypatch):
     """Only TensorRT keeps anything."""
     monkeypatch.setattr(providers, "engine_folder", lambda *_: pytest.fail("asked for a folder"))
     Scorer(tiny_bundle, provider="cpu", threads=1, batch_max=1)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "[ONNXRuntimeError] : 1 : FAIL : CUDA failure 700: an illegal memory access was encountered ; GPU=0",
+        "CUDA error cudaErrorIllegalAddress:an illegal memory access was encountered",
+        "CUBLAS failure 14: CUBLAS_STATUS_INTERNAL_ERROR ; GPU=0 ; file=cublas.cc ; expr=cublasGemmEx",
+        "CUDNN failure 4000: CUDNN_STATUS_INTERNAL_ERROR ; GPU=0",
+        "[ONNXRuntimeError] : 11 : EP_FAIL : TensorRT EP execution context enqueue failed.",
+    ],
+)
+def test_a_fault_of_the_card_is_told_from_its_message(message):
+    assert providers.is_fault(message)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Non-zero status code returned while running Gather node. Status Message: indices element out of data bounds",
+        "Failed to allocate memory for requested buffer of size 1048576",
+        "CM score: nan, expected a finite number from the model",
+        "",
+    ],
+)
+def test_another_error_is_no_fault_of_the_card(message):
+    assert not providers.is_fault(message)

@@ -11,7 +11,7 @@ import pytest
 from streamdet import pump as pumps
 from streamdet.audio import encode
 from streamdet.engine import Engine
-from streamdet.errors import StreamdetError
+from streamdet.errors import DeviceError
 from streamdet.pump import TOGETHER, Pump
 from streamdet.records import AudioFormat, Frame, Verdict
 from streamdet.scorer import Scorer
@@ -54,7 +54,8 @@ class Line:
         self.said: list[object] = []
         self.runs: list[int] = []
         self.scorer = scorer
-        self.pump = Pump(scorer, batch_max, lambda windows, _: self.runs.append(windows))
+        self.gave_up: list[int] = []
+        self.pump = Pump(scorer, batch_max, lambda windows, _: self.runs.append(windows), self.gave_up.append)
         self.engine = Engine(scorer.manifest, self.said.append, wake=self.pump.wake)
         self._sent: dict[str, int] = {}
 
@@ -77,6 +78,13 @@ class Line:
 
     def verdicts(self, stream: str | None = None) -> list[Verdict]:
         return [it for it in self.said if isinstance(it, Verdict) and stream in (None, it.stream)]
+
+    async def until_ended_or(self, what: Callable[[], bool]) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                if what() or self.running.done():
+                    return
+                await asyncio.sleep(0.001)
 
     async def until(self, what: Callable[[], bool]) -> None:
         async with asyncio.timeout(PATIENCE_S):
@@ -292,43 +300,145 @@ async def test_a_file_gets_a_place_in_every_batch_and_only_one(slow, talk, made)
 @in_a_loop
 async def test_what_keeps_a_thread_is_known_and_forgotten(slow, talk):
     async with Line(slow((1,), runs=2)) as line:
-        assert line.pump.busy_since_s is None
+        assert line.pump.under_way == {}
         line.hear("a", talk)
         await line.until(lambda: line.scorer.began == [1])
-        since_s = line.pump.busy_since_s
-        assert since_s is not None
-        line.hear("b", talk)  # what is younger does not hide it
+        (first,) = line.pump.under_way
+        line.hear("b", talk)
         await line.until(lambda: line.scorer.began == [1, 1])
-        assert line.pump.busy_since_s == since_s
+        assert [call.what for call in line.pump.under_way.values()] == ["run", "run"]
+        assert next(iter(line.pump.under_way)) == first
         line.scorer.go.release(2)
         await line.until(lambda: len(line.verdicts()) == 2)
-        assert line.pump.busy_since_s is None
+        assert line.pump.under_way == {}
+
+
+@in_a_loop
+async def test_no_two_pumps_give_a_call_the_same_number(slow, talk):
+    async with Line(slow((1,))) as one, Line(slow((1,))) as other:
+        for line in (one, other):
+            line.hear("a", talk)
+            await line.until(lambda line=line: line.scorer.began == [1])
+        assert not one.pump.under_way.keys() & other.pump.under_way.keys()
+
+
+def not_a_number(audio: np.ndarray) -> np.ndarray:
+    return np.full(len(audio), np.nan, np.float32)
+
+
+def broken(_: np.ndarray) -> np.ndarray:
+    raise RuntimeError("Non-zero status code returned while running Gather node")
+
+
+def faulty(_: np.ndarray) -> np.ndarray:
+    raise RuntimeError("CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; expr=cudaMemcpyAsync")
+
+
+@pytest.mark.parametrize("result", [not_a_number, broken])
+@in_a_loop
+async def test_a_failed_run_costs_its_windows_and_no_track(slow, seconds, result):
+    """The tracks go on: no hole in `seq`, the lost window is counted as skipped, and so is its audio as news."""
+    async with Line(slow((1, 2, 4))) as line:
+        good = line.scorer.result
+        for result_of_run in (good, result, result, good, result, result, good):
+            line.scorer.result = result_of_run
+            had = line.engine.counts()
+            for name in "ab":
+                line.hear(name, seconds[0])
+            line.scorer.go.release(2)
+            await line.until(
+                lambda had=had: (
+                    line.engine.counts().windows + line.engine.counts().skipped == had.windows + had.skipped + 2
+                )
+            )
+        for name in "ab":
+            found = [(it.seq, it.end_s, it.skipped) for it in line.verdicts(name)]
+            assert found == [(0, 1.0, 0), (1, 4.0, 2), (2, 7.0, 2)]
+        assert line.engine.counts().skipped == sum(it.skipped for it in line.verdicts()) == 8
+        assert sum(line.gave_up) == 8
+        assert line.pump.under_way == {}
+
+
+@pytest.mark.parametrize("result", [not_a_number, broken])
+@in_a_loop
+async def test_three_failed_runs_in_a_row_end_the_pump(slow, seconds, result):
+    async with Line(slow((1,))) as line:
+        line.scorer.result = result
+        line.scorer.go.release(9)
+        for failed in (1, 2, 3):
+            line.hear("a", seconds[0])
+            await line.until_ended_or(lambda failed=failed: line.gave_up == [1] * failed)
+        with pytest.raises(DeviceError, match="runs that failed in a row: 3, expected under 3"):
+            await line.running
+        assert line.verdicts() == []
+        assert line.pump.under_way == {}
+
+
+@in_a_loop
+async def test_a_fault_of_the_card_ends_the_pump_at_once(slow, seconds):
+    async with Line(slow((1,), runs=2)) as line:
+        line.scorer.result = faulty
+        line.scorer.go.release(1)
+        line.hear("a", seconds[0])
+        with pytest.raises(DeviceError, match="CUDA failure 700"):
+            async with asyncio.timeout(PATIENCE_S):
+                await line.running
+
+
+@in_a_loop
+async def test_a_failed_preparation_costs_its_windows_and_three_end_the_pump(slow, seconds, monkeypatch):
+    make_ready = pumps.make_ready
+    async with Line(slow((1,))) as line:
+        line.scorer.go.release(9)
+        monkeypatch.setattr(pumps, "make_ready", lambda windows, _: len(windows) // 0)
+        for failed in (1, 2):
+            line.hear("a", seconds[0])
+            await line.until(lambda failed=failed: line.gave_up == [1] * failed)
+        monkeypatch.setattr(pumps, "make_ready", make_ready)
+        line.hear("a", seconds[0])
+        await line.until(lambda: len(line.verdicts()) == 1)
+        assert line.verdicts()[0].skipped == 2
+        monkeypatch.setattr(pumps, "make_ready", lambda windows, _: len(windows) // 0)
+        for failed in (3, 4, 5):
+            line.hear("a", seconds[0])
+            await line.until_ended_or(lambda failed=failed: line.gave_up == [1] * failed)
+        with pytest.raises(DeviceError, match="preparations that failed in a row: 3"):
+            await line.running
+
+
+@in_a_loop
+async def test_a_pump_that_finishes_settles_what_it_has_and_takes_nothing_new(slow, talk):
+    async with Line(slow((1, 2))) as line:
+        line.hear("a", talk)
+        await line.until(lambda: line.scorer.began == [1])
+        line.hear("b", talk)
+        await line.until(lambda: len(line.pump.under_way) == 1)
+        finishing = asyncio.ensure_future(line.pump.finish())
+        await asyncio.sleep(0)
+        line.hear("c", talk)
+        line.scorer.go.release(9)
+        await line.until(finishing.done)
+        assert {it.stream for it in line.verdicts()} == {"a", "b"}
+        assert [job.track.stream.name for job in line.engine.take(9)] == ["c"]
+
+
+@in_a_loop
+async def test_leaving_waits_for_no_thread_where_it_should_not(slow, talk):
+    line = Line(slow((1,)))
+    line.pump.__enter__()
+    line.running = asyncio.ensure_future(line.pump.run(line.engine))
+    line.hear("a", talk)
+    await line.until(lambda: line.scorer.began == [1])
+    line.running.cancel()
+    line.pump.waits = False
+    line.pump.__exit__()
+    assert [call.what for call in line.pump.under_way.values()] == ["run"]
+    line.scorer.go.release(1)
 
 
 @pytest.mark.parametrize(
-    ("result", "error"),
-    [
-        (lambda audio: np.full(len(audio), np.nan, np.float32), StreamdetError),
-        (lambda audio: audio.size // 0, ZeroDivisionError),
-    ],
+    ("configured_s", "slowest_s", "allowed_s"),
+    [(0.0, 0.01, 2.0), (0.0, 0.5, 10.0), (1.5, 0.5, 1.5), (30.0, 0.01, 30.0)],
 )
-@in_a_loop
-async def test_what_breaks_ends_the_pump(slow, talk, result, error):
-    async with Line(slow((1,), runs=2)) as line:
-        line.scorer.result = result
-        line.scorer.go.release(1)
-        line.hear("a", talk)
-        with pytest.raises(error):
-            async with asyncio.timeout(PATIENCE_S):
-                await line.running
-        assert line.pump.busy_since_s is None
-
-
-@in_a_loop
-async def test_what_breaks_in_preparation_ends_the_pump_too(slow, talk, monkeypatch):
-    monkeypatch.setattr(pumps, "make_ready", lambda windows, _: len(windows) // 0)
-    async with Line(slow((1,))) as line:
-        line.hear("a", talk)
-        with pytest.raises(ZeroDivisionError):
-            async with asyncio.timeout(PATIENCE_S):
-                await line.running
+def test_the_deadline_is_what_is_configured_or_follows_the_warm_up(configured_s, slowest_s, allowed_s):
+    assert pumps.allowed_s(configured_s, slowest_s) == allowed_s

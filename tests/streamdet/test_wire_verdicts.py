@@ -90,7 +90,7 @@ def test_fields_of_a_later_version_are_ignored():
     ("parts", "line"),
     [
         ([b"v.a.0"], "message parts: 1, expected 2: topic, JSON"),
-        ([b"x", b"{}"], "topic: b'x', expected v.<stream>.<channel>, e.<stream> or hb"),
+        ([b"x", b"{}"], "topic: b'x', expected v.<stream>.<channel>, e.<stream>, daemon or hb"),
         ([b"v.a.0", b"{"], "message: b'{', expected the JSON of Verdict"),
         ([b"e.a", b"{}"], "message: b'{}', expected the JSON of Event"),
         ([b"hb", b'{"epoch":"\xff"}'], "message: "),
