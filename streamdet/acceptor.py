@@ -238,9 +238,10 @@ class Acceptor:
             _path(self.address).unlink(missing_ok=True)
 
     def _accept(self) -> None:
-        for _ in range(TURN):
+        for number in range(TURN):
             if len(self._tasks) >= self._limits.connections:
-                self._make_room()
+                if number == 0:  # or perhaps nobody waits any more, which the next turn will tell
+                    self._make_room()
                 return
             try:
                 sock, where = self._listener.accept()
@@ -298,6 +299,7 @@ class Acceptor:
 
     def _fall_short(self, error: OSError) -> None:
         """Leave callers in the kernel's queue for a while: no descriptor, no memory, or the network is in trouble."""
+        self._metrics.fell_short(self._endpoint)
         self._shortage.happened(f"{error.strerror} ({errno.errorcode.get(error.errno or 0, error.errno)})")
         self._loop.remove_reader(self._listener)
         self._loop.call_later(self._wait_s, self._go_on)

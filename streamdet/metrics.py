@@ -46,6 +46,9 @@ class Metrics:
         )
         self._connections = self._gauge("connections", "Connections that are open.", "endpoint")
         self._opened = self._counter("connections_opened", "Connections that were ever open.", "endpoint")
+        self._short = self._counter(
+            "accepts_failed", "Tries to accept a connection for want of descriptors.", "endpoint"
+        )
         self._verdicts = self._counter("verdicts", "Verdicts, by the state they left their track in.", "state")
         self._gated = self._counter("windows_gated", "Windows with too little speech to score.")
         self._skipped = self._counter("windows_skipped", "Windows skipped because scoring was behind.")
@@ -104,6 +107,10 @@ class Metrics:
     def closed(self, endpoint: Endpoint) -> None:
         """Count a connection that is no longer open."""
         self._connections.labels(endpoint).dec()
+
+    def fell_short(self, endpoint: Endpoint) -> None:
+        """Count a connection that could not be accepted yet, for want of a descriptor or memory."""
+        self._short.labels(endpoint).inc()
 
     def disconnected(self, transport: Transport) -> None:
         """Count a connection that ended."""
