@@ -115,6 +115,8 @@ class Streams(Section):
 
     idle_timeout_s: Annotated[float, Field(gt=0, le=86400)] = 10.0
     """A ZeroMQ stream without a valid frame for this long is closed (s)."""
+    stalled_after_s: Annotated[float, Field(gt=0, le=86400)] = 2.0
+    """A stream of which no frame came for this long has stalled, which an event tells (s)."""
     max_streams: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     """Streams open at once; one more is refused."""
 

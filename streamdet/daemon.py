@@ -160,6 +160,7 @@ class Daemon:
             self._emit,
             prior_spoof=config.decision.prior_spoof,
             idle_timeout_s=config.streams.idle_timeout_s,
+            stalled_after_s=config.streams.stalled_after_s,
             max_streams=config.streams.max_streams,
             min_window_s=config.scoring.min_window_s,
             adaptive=config.scoring.hop == "adaptive",
@@ -181,7 +182,9 @@ class Daemon:
         due_s = time.monotonic()
         while True:
             late_s = time.monotonic() - due_s
-            self.engine.tick(time.monotonic())
+            # Whoever was stopped for a while has frames waiting, and must hear them before he calls anybody silent.
+            if late_s < TICK_S:
+                self.engine.tick(time.monotonic())
             counts = self.engine.counts()
             self._metrics.count(counts)
             heartbeat = self._publisher.heartbeat(counts)

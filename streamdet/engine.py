@@ -50,6 +50,7 @@ class Engine:
         *,
         prior_spoof: float | None = None,
         idle_timeout_s: float = 10.0,
+        stalled_after_s: float = 2.0,
         max_streams: int = 1000,
         min_window_s: float = 1.0,
         adaptive: bool = False,
@@ -68,6 +69,7 @@ class Engine:
         self._emit = emit
         self._prior_spoof = prior_spoof
         self._idle_timeout_s = idle_timeout_s
+        self._stalled_after_s = stalled_after_s
         self._max_streams = max_streams
         self._min_window_s = min_window_s
         self._adaptive = adaptive
@@ -94,7 +96,15 @@ class Engine:
         audio = self._manifest.audio
         return audio.hop_samples * form.rate_hz // audio.rate_hz * form.block_bytes
 
-    def open(self, stream: str, form: AudioFormat, now_s: float, *, resume: Callable[[], None] | None = None) -> str:
+    def open(
+        self,
+        stream: str,
+        form: AudioFormat,
+        now_s: float,
+        *,
+        resume: Callable[[], None] | None = None,
+        start: int | None = 0,
+    ) -> str:
         """Open a stream ahead of its first frame.
 
         Args:
@@ -102,6 +112,8 @@ class Engine:
             form: the format of all its frames.
             now_s: monotonic time (s).
             resume: makes it lossless: no window is skipped, `feed` says when to stop reading and this when to go on.
+            start: index of the first sample to come since the stream's start; more than 0 where another daemon has
+                heard what was before, None where nobody says.
 
         Returns:
             the id of this opening, as its verdicts carry it.
@@ -114,9 +126,18 @@ class Engine:
             raise ProtocolError.of("stream", stream, "an id that is not open already")
         if len(self._streams) >= self._max_streams:
             raise OverloadError.of("stream", stream, f"at most {self._max_streams} open streams (streams.max_streams)")
-        self._streams[stream] = opened = Stream(stream, form, self.hop_bytes(form), now_s, resume)
+        opened = Stream(stream, form, self.hop_bytes(form), now_s, resume, start or 0)
+        self._streams[stream] = opened
         self._opened += 1
-        self._event(opened, "open", opened=opened.opened, **msgspec.structs.asdict(form))
+        from_s = None if start is None else start / form.rate_hz
+        self._event(
+            opened,
+            "open",
+            at_s=from_s or 0.0,
+            opened=opened.opened,
+            **msgspec.structs.asdict(form),
+            continued_from_s=from_s,
+        )
         return opened.opened
 
     def feed(self, frame: Frame, now_s: float, *, transit_s: float | None = None, lossless: bool = False) -> bool:
@@ -146,7 +167,7 @@ class Engine:
                 stream.check(frame, lossless=lossless)
         if stream is None:
             check_size(frame.payload, frame.format.block_bytes, self.hop_bytes(frame.format))
-            self.open(frame.stream, frame.format, now_s)
+            self.open(frame.stream, frame.format, now_s, start=_begins_at(frame))
             stream = self._streams[frame.stream]
         self._take_in(stream, frame, now_s, transit_s)
         if frame.end:
@@ -199,12 +220,17 @@ class Engine:
             self.close(stream, reason, now_s)
 
     def tick(self, now_s: float) -> None:
-        """Close live streams that have sent nothing valid for the idle timeout."""
+        """Tell of streams whose frames are missed, and close live ones that have sent nothing valid for too long."""
         for stream in list(self._streams.values()):
-            # A lossless reader knows its connection's end, and may itself be the one that was told to wait.
-            idle = stream.resume is None and not stream.paused
-            if idle and now_s - stream.heard_at_s >= self._idle_timeout_s:
+            silent_s = now_s - stream.heard_at_s
+            if stream.paused or stream.full:  # a reader that was told to wait
+                continue
+            # A lossless reader knows its connection's end.
+            if stream.resume is None and silent_s >= self._idle_timeout_s:
                 self.close(stream.name, "idle", now_s)
+            elif silent_s >= self._stalled_after_s and not stream.stalled:
+                stream.stalled = True
+                self._event(stream, "stalled", seconds=round(silent_s, 3))
 
     # -- windows ----------------------------------------------------------------------------------------------------
 
@@ -238,19 +264,20 @@ class Engine:
             self._emit(verdict)
             if verdict.state != before:
                 self._event(stream, "state", track.channel, verdict.end_s, **{"from": before, "to": verdict.state})
-            self._go_on(track)
+            self._go_on(track, now_s)
 
-    def drop(self, jobs: Sequence[Job]) -> None:
+    def drop(self, jobs: Sequence[Job], now_s: float) -> None:
         """Give up windows whose run failed: they count as skipped, their tracks go on.
 
         Args:
             jobs: as `take` gave them.
+            now_s: monotonic time (s).
         """
         for job in jobs:
             if job.track.in_flight:
                 self._skipped += 1
                 job.track.drop(job)
-                self._go_on(job.track)
+                self._go_on(job.track, now_s)
 
     def abandon(self, reason: CloseReason, now_s: float) -> None:
         """End every stream at once, since nothing will be scored any more; what still waited counts as skipped."""
@@ -274,7 +301,13 @@ class Engine:
     def status(self) -> list[dict[str, Any]]:
         """One dict for each open track, for people and scripts."""
         return [
-            {"stream": stream.name, "opened": stream.opened, "paused": stream.paused, **track.status()}
+            {
+                "stream": stream.name,
+                "opened": stream.opened,
+                "paused": stream.paused,
+                "stalled": stream.stalled,
+                **track.status(),
+            }
             for stream in self._streams.values()
             for track in stream.tracks
         ]
@@ -288,7 +321,10 @@ class Engine:
 
     def _take_in(self, stream: Stream, frame: Frame, now_s: float, transit_s: float | None) -> None:
         if not stream.tracks:
-            self._begin(stream, frame.start or 0)
+            self._begin(stream, stream.start_sample)
+        if stream.stalled:
+            stream.stalled = False
+            self._event(stream, "resumed", stalled_s=round(now_s - stream.heard_at_s, 3))
         stream.heard_at_s = now_s
         self._take_gap(stream, frame, now_s, transit_s)
         stream.next_seq = None if frame.seq is None else frame.seq + 1
@@ -326,7 +362,7 @@ class Engine:
     def _set_paused(self, stream: Stream, now_s: float, *, paused: bool) -> None:
         stream.heard_at_s = now_s  # the idle clock starts anew when a pause ends
         if stream.paused != paused:
-            stream.paused = paused
+            stream.paused, stream.stalled = paused, False
             self._event(stream, "paused" if paused else "resumed")
 
     def _queue(self, track: Track) -> None:
@@ -335,17 +371,18 @@ class Engine:
             self._line.join(track)
             self._wake()
 
-    def _go_on(self, track: Track) -> None:
+    def _go_on(self, track: Track, now_s: float) -> None:
         """See what a track whose window came back wants next."""
         stream: Stream = track.stream
         self._queue(track)
-        self._make_room(stream)
+        self._make_room(stream, now_s)
         self._settle_end(stream)
 
     @staticmethod
-    def _make_room(stream: Stream) -> None:
+    def _make_room(stream: Stream, now_s: float) -> None:
         if stream.full and stream.resume is not None and not any(track.full for track in stream.tracks):
             stream.full = False
+            stream.heard_at_s = now_s  # until now it was not to send anything
             stream.resume()
 
     def _settle_end(self, stream: Stream) -> None:
@@ -380,3 +417,10 @@ class Engine:
         **detail: Any,
     ) -> None:
         self._emit(Event(kind, stream.name, channel, stream.end_s if at_s is None else at_s, detail))
+
+
+def _begins_at(frame: Frame) -> int | None:
+    """Index of a frame's first sample since its stream's start; None where it does not say."""
+    if frame.start is not None:
+        return frame.start
+    return 0 if frame.seq == 0 else None

@@ -251,7 +251,7 @@ class Pump:
         try:
             done = await asyncio.get_running_loop().run_in_executor(threads, work, *args)
         except Exception as error:  # onnxruntime raises a class of its own for each status code, with no common base
-            engine.drop(jobs)
+            engine.drop(jobs, time.monotonic())
             self._failed(len(jobs))
             log.error("%s failed", call.what, extra=fields(windows=call.windows, reason=first_line(error)))
             self._failures[call.what].failed(error)

@@ -32,11 +32,19 @@ class Stream:
         "paused",
         "reason",
         "resume",
+        "stalled",
+        "start_sample",
         "tracks",
     )
 
     def __init__(
-        self, name: str, form: AudioFormat, hop_bytes: int, now_s: float, resume: Callable[[], None] | None
+        self,
+        name: str,
+        form: AudioFormat,
+        hop_bytes: int,
+        now_s: float,
+        resume: Callable[[], None] | None,
+        start_sample: int = 0,
     ) -> None:
         self.name: Final = name
         self.format: Final = form
@@ -46,6 +54,8 @@ class Stream:
         """...and no longer than this."""
         self.resume: Final = resume
         """Set for a lossless stream: called when there is room again."""
+        self.start_sample: Final = start_sample
+        """Where the stream stood when this daemon came to it."""
         self.opened: Final = secrets.token_hex(6)
         self.tracks: list[Track] = []
         """Empty until the first frame has set the clock."""
@@ -53,6 +63,8 @@ class Stream:
         self.heard_at_s = now_s
         self.error_at_s = -ERROR_EVERY_S
         self.paused = False
+        self.stalled = False
+        """Whether frames are missed, and it was told."""
         self.full = False
         """A lossless stream whose reader was told to stop."""
         self.reason: CloseReason | None = None
@@ -61,7 +73,7 @@ class Stream:
     @property
     def end_sample(self) -> int:
         """The stream's clock (samples a channel)."""
-        return self.tracks[0].ring.end_sample if self.tracks else 0
+        return self.tracks[0].ring.end_sample if self.tracks else self.start_sample
 
     @property
     def end_s(self) -> float:

@@ -181,7 +181,9 @@ class _Connection:
 
     def _open(self, opening: Opening) -> None:
         stream = opening.stream or self.stream
-        self._opened = self._engine.open(stream, opening.format, time.monotonic(), resume=self._room.set)
+        self._opened = self._engine.open(
+            stream, opening.format, time.monotonic(), resume=self._room.set, start=opening.start
+        )
         self.stream, self._form = stream, opening.format
         self._least_bytes = round(LEAST_S * self._form.rate_hz) * self._form.block_bytes
         self._arrival.admit(time.monotonic() + self._limits.idle_s)

@@ -85,8 +85,8 @@ def parse_carefully(parts: Sequence[bytes]) -> Frame:
         stream=name,
         format=audio_format(fields),
         payload=bytes(payload),
-        seq=_integer(fields, "seq", 0, COUNT_MAX),
-        start=_integer(fields, "start", 0, COUNT_MAX),
+        seq=integer(fields, "seq", 0, COUNT_MAX),
+        start=integer(fields, "start", 0, COUNT_MAX),
         sent_at_s=_seconds(fields, "sent_at"),
         end=_event(fields) == "end",
     )
@@ -159,7 +159,8 @@ def audio_format(fields: Mapping[str, Any], default: AudioFormat | None = None) 
     return _FORMATS[rate, encoding, channels]
 
 
-def _integer(fields: Mapping[str, Any], name: str, least: int, most: int) -> int | None:
+def integer(fields: Mapping[str, Any], name: str, least: int, most: int) -> int | None:
+    """Read an optional integer."""
     value = fields.get(name)
     # `type` and not isinstance: JSON's true would pass for 1.
     if value is not None and (type(value) is not int or not least <= value <= most):

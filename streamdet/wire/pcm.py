@@ -10,7 +10,7 @@ import msgspec
 
 from streamdet.errors import ProtocolError
 from streamdet.records import AudioFormat, Encoding
-from streamdet.wire.frames import HEADER_MAX_BYTES, audio_format, parse_fields, parse_stream
+from streamdet.wire.frames import COUNT_MAX, HEADER_MAX_BYTES, audio_format, integer, parse_fields, parse_stream
 
 GREETING: Final = b"STREAMDET "
 RIFF: Final = b"RIFF"
@@ -34,6 +34,8 @@ class Opening(msgspec.Struct, frozen=True):
     stream: str | None
     """None where the peer gave no id."""
     format: AudioFormat
+    start: int = 0
+    """Index of the first sample since the stream's start: where an earlier connection left off."""
 
 
 class PcmParser:
@@ -44,6 +46,7 @@ class PcmParser:
         self._form = form
         self._stream: str | None = None
         self._buffer = bytearray()
+        self._start = 0
         self._greeted = False
         self._opening: Opening | None = None
         self._left: int | None = None
@@ -71,7 +74,7 @@ class PcmParser:
             ProtocolError: a STREAMDET line or WAV header that is none, or of audio that is not taken.
         """
         if self._opening is None and self._greeting_done(ended) and self._wav_done(ended):
-            self._opening = Opening(self._stream, self._form)
+            self._opening = Opening(self._stream, self._form, self._start)
         return self._opening
 
     def samples(self, most_bytes: int) -> bytes:
@@ -121,6 +124,7 @@ class PcmParser:
                 raise ProtocolError.of("stream", name, "a string")
             self._stream = parse_stream(name.encode())
         self._form = audio_format(fields, self._form)
+        self._start = integer(fields, "start", 0, COUNT_MAX) or 0
         self._greeted = True
 
     def _wav_done(self, ended: bool) -> bool:

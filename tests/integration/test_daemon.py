@@ -3,6 +3,7 @@
 Nothing here measures time. Live audio is sent a hop at a time and waits for its verdict, so that no window is skipped.
 """
 
+import functools
 import json
 import os
 import shutil
@@ -263,6 +264,25 @@ def test_a_silent_stream_is_closed_unless_it_is_paused(serve, meet):
     client.send(HOP[:320])
     assert client.event("close").detail["reason"] == "idle"
     assert [track["stream"] for track in client.ask(op="status")["tracks"]] == ["paused"]
+
+
+@pytest.mark.parametrize("way", ["zeromq", "pcm"])
+def test_a_stream_whose_frames_are_missed_has_stalled_until_the_next(way, serve, meet, dial):
+    running = serve(streams={"stalled_after_s": 0.05, "idle_timeout_s": 3600})
+    client = meet(running.addresses)
+    if way == "zeromq":
+        say = functools.partial(client.send, HOP[:320])
+    else:
+        connection = dial(running.addresses["pcm.0"])
+        connection.sendall(b'STREAMDET {"stream":"a","start":16000}\n')
+        say = functools.partial(connection.sendall, HOP[:320])
+    say()
+    assert client.event("open").detail["continued_from_s"] == (None if way == "zeromq" else 2.0)
+    assert client.event("stalled").detail["seconds"] >= 0.05
+    assert client.ask(op="status")["tracks"][0]["stalled"] is True
+    say()
+    assert client.event("resumed").detail["stalled_s"] >= 0.05
+    assert client.event("stalled").at_s == (0.04 if way == "zeromq" else 2.04)
 
 
 # -- control -----------------------------------------------------------------------------------------------------------

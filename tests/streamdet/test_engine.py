@@ -628,9 +628,9 @@ def test_whatever_fails_every_hop_is_a_verdict_or_a_skip_and_seq_has_no_hole(ste
         elif step == "settle" and taken:
             bench.engine.settle([taken.pop()], [Score(0.5, 1.0)], 0.0)
         elif step == "drop" and taken:
-            bench.engine.drop([taken.pop()])
+            bench.engine.drop([taken.pop()], 0.0)
     if taken:
-        bench.engine.drop(taken)
+        bench.engine.drop(taken, 0.0)
     bench.engine.abandon("drain", 0.0)
     said = bench.verdicts()
     assert [it.seq for it in said] == list(range(len(said)))
@@ -652,7 +652,7 @@ def test_what_a_dropped_window_had_that_was_new_is_news_in_the_next():
         failing.feed(part)
         late.feed(part)
         if number < 3:
-            failing.engine.drop(failing.engine.take(1))
+            failing.engine.drop(failing.engine.take(1), 0.0)
     failing.score()
     late.score()
     (one,), (other,) = failing.verdicts(), late.verdicts()
@@ -669,8 +669,8 @@ def test_a_dropped_window_makes_room_for_a_lossless_reader():
     bench.engine.open("a", MULAW, 0.0, resume=lambda: resumed.append(True))
     while bench.feed(audio(1), lossless=True):
         pass
-    bench.engine.drop(bench.engine.take(1))
-    bench.engine.drop(bench.engine.take(1))
+    bench.engine.drop(bench.engine.take(1), 0.0)
+    bench.engine.drop(bench.engine.take(1), 0.0)
     assert resumed
 
 
@@ -681,7 +681,104 @@ def test_a_score_that_comes_after_the_end_is_not_told():
     bench.engine.abandon("drain", 0.0)
     told = len(bench.said)
     bench.engine.settle(jobs, [Score(0.5, 1.0)], 0.0)
-    bench.engine.drop(jobs)
+    bench.engine.drop(jobs, 0.0)
     assert len(bench.said) == told
     assert bench.engine.counts().skipped == 1
     assert bench.engine.idle
+
+
+# -- streams whose frames are missed, and streams that were under way --------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["live", "lossless"])
+def test_a_stream_without_frames_stalls_once_and_the_next_frame_ends_it(kind):
+    bench, lossless = Bench(stalled_after_s=2.0), kind == "lossless"
+    if lossless:
+        bench.engine.open("a", MULAW, 0.0, resume=lambda: None)
+    bench.feed(audio(0.5), now_s=0.0, lossless=lossless)
+    for now_s in (1.0, 1.9):
+        bench.engine.tick(now_s)
+    assert bench.events("stalled") == []
+    assert not bench.engine.status()[0]["stalled"]
+    for now_s in (2.0, 3.0, 4.0):
+        bench.engine.tick(now_s)
+    assert [(e.at_s, e.detail) for e in bench.events("stalled")] == [(0.5, {"seconds": 2.0})]
+    assert bench.engine.status()[0]["stalled"]
+    bench.feed(audio(0.5), now_s=4.5, lossless=lossless)
+    assert [(e.at_s, e.detail) for e in bench.events("resumed")] == [(0.5, {"stalled_s": 4.5})]
+    assert not bench.engine.status()[0]["stalled"]
+    bench.engine.tick(6.5)
+    assert len(bench.events("stalled")) == 2
+
+
+def test_a_paused_stream_does_not_stall():
+    bench = Bench(stalled_after_s=2.0)
+    bench.feed(audio(0.5), now_s=0.0)
+    bench.engine.pause("a", 0.0)
+    bench.engine.tick(100.0)
+    assert bench.events("stalled") == []
+    bench.engine.resume("a", 100.0)
+    bench.engine.tick(101.0)
+    assert bench.events("stalled") == []
+
+
+def test_a_pause_ends_a_stall_without_a_word_of_its_own():
+    bench = Bench(stalled_after_s=2.0)
+    bench.feed(audio(0.5), now_s=0.0)
+    bench.engine.tick(3.0)
+    bench.engine.pause("a", 3.0)
+    assert not bench.engine.status()[0]["stalled"]
+    bench.feed(audio(0.5), now_s=4.0)
+    bench.engine.resume("a", 5.0)
+    assert [e.detail for e in bench.events("resumed")] == [{}]
+
+
+def test_a_reader_that_was_told_to_wait_does_not_stall():
+    bench = Bench(stalled_after_s=2.0)
+    bench.engine.open("a", MULAW, 0.0, resume=lambda: None)
+    while bench.feed(audio(1), lossless=True):
+        pass
+    bench.engine.tick(100.0)
+    assert bench.events("stalled") == []
+    bench.score(now_s=101.0)
+    bench.score(now_s=101.0)
+    bench.engine.tick(102.0)
+    assert bench.events("stalled") == []
+    bench.engine.tick(103.0)
+    assert len(bench.events("stalled")) == 1
+
+
+def test_a_connection_without_any_audio_stalls_too():
+    bench = Bench(stalled_after_s=2.0)
+    bench.engine.open("a", MULAW, 0.0, resume=lambda: None, start=3 * RATE_HZ)
+    bench.engine.tick(2.0)
+    assert [(e.at_s, e.detail) for e in bench.events("stalled")] == [(3.0, {"seconds": 2.0})]
+
+
+@pytest.mark.parametrize(
+    ("fields", "from_s"),
+    [
+        ({"start": 0}, 0.0),
+        ({"start": 5 * RATE_HZ}, 5.0),
+        ({"seq": 0}, 0.0),
+        ({"seq": 7}, None),
+        ({}, None),
+        ({"seq": 7, "start": 4000}, 0.5),
+    ],
+)
+def test_the_open_event_says_whether_a_stream_was_under_way(fields, from_s):
+    bench = Bench()
+    bench.feed(audio(0.5), **fields)
+    (opened,) = bench.events("open")
+    assert (opened.detail["continued_from_s"], opened.at_s) == (from_s, from_s or 0.0)
+
+
+def test_a_lossless_stream_goes_on_where_an_earlier_connection_left_off():
+    bench = Bench()
+    bench.engine.open("a", MULAW, 0.0, resume=lambda: None, start=10 * RATE_HZ + 2000)
+    for part in seconds_of(audio(2)):
+        bench.feed(part, lossless=True)
+        bench.score_all()
+    assert bench.events("open")[0].detail["continued_from_s"] == 10.25
+    assert [(v.seq, v.start_s, v.end_s) for v in bench.verdicts()] == [(0, 10.25, 12.0)]
+    assert bench.engine.status()[0]["seconds"] == 2.0

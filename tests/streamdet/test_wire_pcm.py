@@ -258,11 +258,19 @@ def test_a_second_greeting_is_audio():
     assert read([greeting(stream="a"), line]) == (Opening("a", LISTENER), line)
 
 
+def test_a_line_may_say_where_an_earlier_connection_left_off():
+    assert read([greeting(start=80_000) + AUDIO]) == (Opening(None, LISTENER, 80_000), AUDIO)
+    assert read([greeting(start=0) + WAV])[0] == read([WAV])[0]
+
+
 @pytest.mark.parametrize(
     ("data", "line"),
     [
         (b"STREAMDET nonsense\n", "STREAMDET line: b'nonsense', expected a JSON object"),
         (b"STREAMDET [1]\n", "STREAMDET line: [1], expected a JSON object"),
+        (greeting(start=-1), "start: -1, expected an integer from 0 to 9007199254740992"),
+        (greeting(start="0"), "start: '0', expected an integer from 0 to 9007199254740992"),
+        (greeting(start=True), "start: True, expected an integer from 0 to 9007199254740992"),
         (b"STREAMDET \xff\n", "STREAMDET line: b'\\xff', expected a JSON object"),
         (b'STREAMDET {"stream":"\\ud800"}\n', "STREAMDET line: "),
         (b"STREAMDET " + b" " * 1020 + b"{}\n", "STREAMDET line bytes: 1025, expected at most 1024, and a newline"),
