@@ -39,6 +39,9 @@ from streamdet.watch import Overdue, Watch, end_process
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 1.0
+# A tick that comes so much too late: the process was stopped, or its machine, and the frames that wait must be heard
+# before anybody is called silent.
+AWAY_S: Final = 1.0
 # A thread that waits for the interpreter asks whoever has it to give way after this long. With Python's own 5 ms a loop
 # that is busy with frames makes a batch twenty times as long, since each step of its preparation waits for its turn;
 # and the other way round. Nothing is lost where nobody waits.
@@ -182,8 +185,7 @@ class Daemon:
         due_s = time.monotonic()
         while True:
             late_s = time.monotonic() - due_s
-            # Whoever was stopped for a while has frames waiting, and must hear them before he calls anybody silent.
-            if late_s < TICK_S:
+            if late_s < AWAY_S:
                 self.engine.tick(time.monotonic())
             counts = self.engine.counts()
             self._metrics.count(counts)

@@ -10,7 +10,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from streamdet import window  # isort: skip - first, since others take what stands in it
 from streamdet import acceptor, daemon, publish
+from streamdet.bench import free
 from streamdet.engine import Engine
 from streamdet.records import Verdict
 
@@ -59,6 +61,17 @@ def leaks(size_bytes: int, descriptors_in: int) -> None:
     Engine.open = open_and_keep  # type: ignore[method-assign]
 
 
+def impatient() -> None:
+    """Whoever was not heard of is idle, even if it was the daemon that did not listen."""
+    daemon.AWAY_S = 1e9  # type: ignore[misc]
+
+
+def boundless() -> None:
+    """What a subscriber does not take is kept for ever; windows cost nothing, as in `streamdet.bench.free`."""
+    window.make_ready = free.gated
+    publish.SEND_HWM = 0  # type: ignore[misc]
+
+
 def spares() -> None:
     """Nobody is pushed out to make room."""
     acceptor.SPARED_S = 1e9  # type: ignore[misc]
@@ -75,6 +88,8 @@ WAYS: dict[str, Callable[..., None]] = {
     "spares": spares,
     "insists": insists,
     "leaks": leaks,
+    "impatient": impatient,
+    "boundless": boundless,
 }
 
 if __name__ == "__main__":

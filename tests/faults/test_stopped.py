@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from streamdet.bench.flood import Flood, flooding
-from tests.faults.harness import figure, memory, stopped, wait_for
+from tests.faults.harness import figure, stopped, wait_for
 from tests.faults.recorder import Recorder, account
 
 BROKEN = str(Path(__file__).with_name("broken.py"))
@@ -34,10 +34,101 @@ def test_a_daemon_that_stood_still_goes_on_with_every_call(way, serve, record, d
     recorder.await_verdicts(streams, 3, since_s=goes_on_s)
     calls.end()
     recorder.await_closed(streams)
-    tracks = recorder.histories(calls.prefix)
-    counted = account(tracks.values())
+    counted = account(recorder.histories(calls.prefix).values())
     figure("sigstop", way=way, stopped_s=STOPPED_S, **counted._asdict(), blocked=calls.report().blocked)
     assert (counted.missing, counted.duplicates, counted.holes, counted.unclosed) == (0, 0, 0, 0)
     assert counted.openings == CALLS
     assert {event.detail["reason"] for event in recorder.events("close")} <= {"end"}
     assert recorder.events("gap") == []
+
+
+def test_a_daemon_that_takes_its_own_absence_for_silence_is_found_out(serve, record, dial):
+    served = serve(streams={"idle_timeout_s": STOPPED_S / 2}, program=[BROKEN, "impatient"])
+    recorder = record(served)
+    calls = dial(served.endpoints["audio"])
+    recorder.await_verdicts([calls.stream(number) for number in calls.open(CALLS)])
+    with stopped(served.process):
+        time.sleep(STOPPED_S)
+    wait_for(lambda: [event for event in recorder.events("close") if event.detail["reason"] == "idle"])
+
+
+# -- its subscribers ---------------------------------------------------------------------------------------------------
+
+SUBSCRIBERS = 3
+FLOODED = 100
+# More than libzmq and the kernel keep for one that takes nothing.
+VERDICTS = 60_000
+PROMISED_BYTES = 64 << 20
+SUBSCRIBE = """
+import sys, zmq
+socket = zmq.Context().socket(zmq.SUB)
+socket.subscribe(b"")
+socket.connect(sys.argv[1])
+while True:
+    socket.recv_multipart()
+    print("heard", flush=True)
+"""
+
+
+class Subscriber:
+    """Takes everything that a daemon publishes, in a process of its own, until it is stopped."""
+
+    def __init__(self, address: str) -> None:
+        self.process = subprocess.Popen([sys.executable, "-c", SUBSCRIBE, address], stdout=subprocess.PIPE)
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == b"heard\n"
+        self.process.send_signal(signal.SIGSTOP)
+
+    def close(self) -> None:
+        assert self.process.stdout is not None
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+def flooded(served, recorder, dial, ends) -> tuple[list[str], int, int]:
+    """Live calls beside a flood of verdicts that some subscribers do not take: streams, bytes before and after."""
+    calls = dial(served.endpoints["audio"])
+    streams = [calls.stream(number) for number in calls.open(CALLS)]
+    recorder.await_verdicts(streams)
+    # A long name makes long messages.
+    flood = Flood("tcp", served.endpoints["pcm"][0], FLOODED, frame_ms=1000, name="flood" * 20)
+    for _ in range(SUBSCRIBERS):
+        ends.callback(Subscriber(served.endpoints["verdicts"]).close)
+    with flooding(flood):
+        before = served.memory().rss  # with the rings of those who flood
+        wait_for(lambda: served.ask(op="status")["counts"]["windows"] > VERDICTS, 2 * 30.0)
+    after = served.memory().rss
+    recorder.await_verdicts(streams, 2, since_s=time.monotonic())
+    calls.end()
+    recorder.await_closed(streams)
+    return streams, before, after
+
+
+def test_subscribers_that_take_nothing_cost_the_others_nothing_and_the_daemon_little(serve, ends, dial):
+    served = serve(program=["-m", "streamdet.bench.free"])
+    recorder = ends.enter_context(Recorder(served.endpoints["verdicts"], ("v.call-", "e.call-", "hb")))
+    recorder.await_beat()
+    began_s, spent_s = time.monotonic(), served.cpu_s()
+    streams, before, after = flooded(served, recorder, dial, ends)
+    counted = account(recorder.histories("call-").values())
+    figure(
+        "stopped-subscribers",
+        subscribers=SUBSCRIBERS,
+        flooded=VERDICTS,
+        grown_mb=(after - before) / 1e6,
+        cores=(served.cpu_s() - spent_s) / (time.monotonic() - began_s),
+        **counted._asdict(),
+    )
+    assert counted.tracks == len(streams)
+    assert (counted.missing, counted.duplicates, counted.holes, counted.unclosed) == (0, 0, 0, 0)
+    assert after - before < PROMISED_BYTES
+    assert served.terminate() == 0
+
+
+def test_a_daemon_that_keeps_everything_for_them_is_found_out(serve, ends, dial):
+    served = serve(program=[BROKEN, "boundless"])
+    recorder = ends.enter_context(Recorder(served.endpoints["verdicts"], ("v.call-", "e.call-", "hb")))
+    recorder.await_beat()
+    _, before, after = flooded(served, recorder, dial, ends)
+    assert after - before > PROMISED_BYTES
