@@ -132,6 +132,12 @@ class Limits(Section):
     """A raw PCM connection that brings less than 0.1 s of audio in this time is closed (s)."""
     bytes_per_s: Annotated[int, Field(ge=1000)] = 16 << 20
     """Read from one raw PCM connection (B/s); whoever sends faster waits."""
+    subscriptions: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    """Subscriptions of one ZeroMQ connection; one more, or one longer than any topic, and it is cut off."""
+    streams_per_client: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    """Streams that one client of the clients file may have open."""
+    ahead_s: Annotated[float, Field(gt=0, le=1e6)] = 60.0
+    """How far a ZeroMQ stream may be ahead of real time (s): what a sender that stalled may make up for."""
 
 
 class Decision(Section):

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Set
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 import uvloop
 import zmq
@@ -22,21 +22,25 @@ from streamdet.activation import Inherited
 from streamdet.config import Config
 from streamdet.control import Control
 from streamdet.engine import Engine
-from streamdet.errors import DeviceError
+from streamdet.errors import DeviceError, StreamdetError
+from streamdet.guard import DOMAINS, Guard
 from streamdet.health import Health
 from streamdet.http import HttpServer
 from streamdet.ingest.tcp import PcmListener
 from streamdet.ingest.zeromq import AudioSocket
+from streamdet.keys import Clients, server_key
 from streamdet.logs import fields
 from streamdet.metrics import Metrics
 from streamdet.notify import notify, watchdog_interval_s
 from streamdet.publish import Publisher
 from streamdet.records import AudioFormat, Event, Notice, Verdict
 from streamdet.scoring import Scoring, load
-from streamdet.sockets import check_endpoints
+from streamdet.sockets import ZmqSocket, asks_for_keys, check_endpoints
 from streamdet.watch import Overdue, Watch, end_process
 
 log = logging.getLogger(__name__)
+
+AnySocket = TypeVar("AnySocket", bound=ZmqSocket)
 
 TICK_S: Final = 1.0
 # A tick that comes so much too late: the process was stopped, or its machine, and the frames that wait must be heard
@@ -73,6 +77,7 @@ class Daemon:
         self.ready = False
         self.addresses: Final[dict[str, str]] = {}
         """Where it listens, by endpoint, with the ports that `:0` became."""
+        self._sockets: Final[list[ZmqSocket]] = []
         self._stopping: Final = asyncio.Event()
         self._failure: BaseException | None = None
         self._end: Final = end
@@ -117,14 +122,14 @@ class Daemon:
     async def _start(self, stack: AsyncExitStack) -> None:
         """Enter what must be left in the opposite order: ingest first, then the last windows, then the voice."""
         config = self.config
-        check_endpoints(config.endpoints)
+        check_endpoints(config)
         loaded = bundle.chosen(config.bundle)
         self._metrics = Metrics()
         self._metrics.watch(lambda: self.ready)
         self._health = Health(self._metrics, config.streams.max_streams)
-        self._publisher = await stack.enter_async_context(
-            Publisher(config.endpoints.verdicts).on(self._inherited.take("verdicts"))
-        )
+        self._clients = None if config.security.clients is None else Clients(config.security.clients)
+        self._guard = await self._guarding(stack)
+        self._publisher = await self._entered(stack, "verdicts", Publisher(config.endpoints.verdicts))
         if config.endpoints.http:
             listener = self._inherited.take_one("http")
             http = HttpServer(config.endpoints.http, self._metrics, lambda: self.ready, config.limits, listener)
@@ -135,8 +140,7 @@ class Daemon:
         self._watch = stack.enter_context(Watch(lambda: self._scoring.pumps, self._hung))
         await stack.enter_async_context(self._scoring)
         control = Control(config.endpoints.control, self.engine, self._publisher, self._report)
-        await stack.enter_async_context(control.on(self._inherited.take("control")))
-        self.addresses.update(verdicts=self._publisher.address, control=control.address)
+        await self._entered(stack, "control", control)
         self._scoring.begin(model, config.scoring)
         await stack.enter_async_context(self._background("ticking", self._tick()))
         stack.push_async_callback(self._drain)
@@ -147,14 +151,32 @@ class Daemon:
         """Open the ears, last of all."""
         endpoints, default, limits = self.config.endpoints, self.config.pcm, self.config.limits
         form = AudioFormat(default.rate, default.encoding, default.channels)
-        audio = AudioSocket(endpoints.audio, self.engine, self._metrics)
-        await stack.enter_async_context(audio.on(self._inherited.take("audio")))
-        self.addresses["audio"] = audio.address
+        await self._entered(stack, "audio", AudioSocket(endpoints.audio, self.engine, self._metrics))
         given = self._inherited.take("pcm")
         for number, address in enumerate(endpoints.pcm):
             listener = given[number] if given else None
             pcm = PcmListener(address, form, self.engine, self._metrics, limits, listener)
             self.addresses[f"pcm.{number}"] = (await stack.enter_async_context(pcm)).address
+
+    async def _entered(self, stack: AsyncExitStack, name: str, sock: AnySocket) -> AnySocket:
+        """Bind one of the ZeroMQ endpoints, within its limits, and with keys where it asks for them."""
+        gate = self._guard if asks_for_keys(self.config.security, f"endpoints.{name}", sock.address) else None
+        sock.on(self._inherited.take(name)).limited(self.config.limits, self._metrics, gate)
+        await stack.enter_async_context(sock)
+        self._sockets.append(sock)
+        self.addresses[name] = sock.address
+        return sock
+
+    async def _guarding(self, stack: AsyncExitStack) -> Guard | None:
+        """Begin to ask for keys, where any ZeroMQ endpoint does."""
+        endpoints, security = self.config.endpoints, self.config.security
+        asking = [name for name in DOMAINS if asks_for_keys(security, f"endpoints.{name}", getattr(endpoints, name))]
+        if self._clients is None or not asking:
+            return None
+        key = server_key(security.server_key)
+        return await stack.enter_async_context(
+            Guard(self._clients, key, lambda: self._metrics.refused("zeromq", "auth"))
+        )
 
     def _engine(self, loaded: bundle.Bundle) -> Engine:
         config = self.config
@@ -165,6 +187,8 @@ class Daemon:
             idle_timeout_s=config.streams.idle_timeout_s,
             stalled_after_s=config.streams.stalled_after_s,
             max_streams=config.streams.max_streams,
+            streams_per_client=config.limits.streams_per_client,
+            ahead_s=config.limits.ahead_s,
             min_window_s=config.scoring.min_window_s,
             adaptive=config.scoring.hop == "adaptive",
             wake=lambda: self._scoring.wake(),
@@ -187,6 +211,7 @@ class Daemon:
             late_s = time.monotonic() - due_s
             if late_s < AWAY_S:
                 self.engine.tick(time.monotonic())
+            self._look_at_clients()
             counts = self.engine.counts()
             self._metrics.count(counts)
             heartbeat = self._publisher.heartbeat(counts)
@@ -199,6 +224,20 @@ class Daemon:
                 notify(WATCHDOG=1)
             due_s = time.monotonic() + TICK_S
             await asyncio.sleep(TICK_S)
+
+    def _look_at_clients(self) -> None:
+        """Take a change of the clients file: who is not in it any more is cut off."""
+        if self._clients is None:
+            return
+        try:
+            if not self._clients.refresh():
+                return
+        except StreamdetError as error:
+            log.error("clients not read; who was allowed before still is", extra=fields(reason=error))
+            return
+        log.info("clients read", extra=fields(clients=", ".join(name for name, _ in self._clients) or "nobody"))
+        for sock in self._sockets:
+            sock.recheck()
 
     async def _drain(self) -> None:
         """End every stream and wait for the last verdicts, but not for ever; who waits longer is told of the end."""

@@ -5,6 +5,7 @@ replay, a test), takes frames, hands out batches of windows and takes their scor
 `emit`.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -52,6 +53,8 @@ class Engine:
         idle_timeout_s: float = 10.0,
         stalled_after_s: float = 2.0,
         max_streams: int = 1000,
+        streams_per_client: int = 1_000_000,
+        ahead_s: float = math.inf,
         min_window_s: float = 1.0,
         adaptive: bool = False,
         wake: Callable[[], None] = lambda: None,
@@ -71,6 +74,8 @@ class Engine:
         self._idle_timeout_s = idle_timeout_s
         self._stalled_after_s = stalled_after_s
         self._max_streams = max_streams
+        self._streams_per_client = streams_per_client
+        self._ahead_s = ahead_s
         self._min_window_s = min_window_s
         self._adaptive = adaptive
         self._wake = wake
@@ -104,6 +109,7 @@ class Engine:
         *,
         resume: Callable[[], None] | None = None,
         start: int | None = 0,
+        owner: str | None = None,
     ) -> str:
         """Open a stream ahead of its first frame.
 
@@ -114,19 +120,23 @@ class Engine:
             resume: makes it lossless: no window is skipped, `feed` says when to stop reading and this when to go on.
             start: index of the first sample to come since the stream's start; more than 0 where another daemon has
                 heard what was before, None where nobody says.
+            owner: the client that it belongs to, where clients are known.
 
         Returns:
             the id of this opening, as its verdicts carry it.
 
         Raises:
             ProtocolError: the id is open already.
-            OverloadError: `max_streams` are open.
+            OverloadError: `max_streams` are open, or `streams_per_client` of its owner.
         """
         if stream in self._streams:
             raise ProtocolError.of("stream", stream, "an id that is not open already")
         if len(self._streams) >= self._max_streams:
             raise OverloadError.of("stream", stream, f"at most {self._max_streams} open streams (streams.max_streams)")
-        opened = Stream(stream, form, self.hop_bytes(form), now_s, resume, start or 0)
+        if owner is not None and self._owned_by(owner) >= self._streams_per_client:
+            most = f"at most {self._streams_per_client} open streams of a client (limits.streams_per_client)"
+            raise OverloadError.of("stream", stream, most)
+        opened = Stream(stream, form, self.hop_bytes(form), now_s, resume, start or 0, owner)
         self._streams[stream] = opened
         self._opened += 1
         from_s = None if start is None else start / form.rate_hz
@@ -140,7 +150,15 @@ class Engine:
         )
         return opened.opened
 
-    def feed(self, frame: Frame, now_s: float, *, transit_s: float | None = None, lossless: bool = False) -> bool:
+    def feed(
+        self,
+        frame: Frame,
+        now_s: float,
+        *,
+        transit_s: float | None = None,
+        lossless: bool = False,
+        owner: str | None = None,
+    ) -> bool:
         """Take one frame; a live stream that is not open is opened by it.
 
         Args:
@@ -148,6 +166,7 @@ class Engine:
             now_s: monotonic time of its reading (s).
             transit_s: from the sender's stamp to that reading (s), where there is a stamp.
             lossless: it comes from the reader that opened the stream with `resume`.
+            owner: the client that sent it, where clients are known.
 
         Returns:
             False when a lossless stream is full: read no more until its `resume` is called.
@@ -158,6 +177,8 @@ class Engine:
         """
         stream = self._streams.get(frame.stream)
         if stream is not None:
+            if stream.owner != owner:
+                raise ProtocolError.of("stream", frame.stream, "an id that is not open for another client")
             if stream.begins_again(frame):  # perhaps in another format
                 stream.check_kind(frame, lossless=lossless)
                 check_size(frame.payload, frame.format.block_bytes, self.hop_bytes(frame.format))
@@ -165,9 +186,11 @@ class Engine:
                 stream = None
             else:
                 stream.check(frame, lossless=lossless)
+                if not lossless:
+                    stream.check_pace(now_s, self._ahead_s)
         if stream is None:
             check_size(frame.payload, frame.format.block_bytes, self.hop_bytes(frame.format))
-            self.open(frame.stream, frame.format, now_s, start=_begins_at(frame))
+            self.open(frame.stream, frame.format, now_s, start=_begins_at(frame), owner=owner)
             stream = self._streams[frame.stream]
         self._take_in(stream, frame, now_s, transit_s)
         if frame.end:
@@ -190,10 +213,10 @@ class Engine:
         """
         self._set_paused(self._require(stream), now_s, paused=False)
 
-    def error(self, stream: str, message: str, now_s: float) -> None:
-        """Report a peer's mistake on an open stream, at most once a second."""
+    def error(self, stream: str, message: str, now_s: float, *, owner: str | None = None) -> None:
+        """Report a mistake of a stream's owner on it if it is open, at most once a second."""
         found = self._streams.get(stream)
-        if found is not None and now_s - found.error_at_s >= ERROR_EVERY_S:
+        if found is not None and found.owner == owner and now_s - found.error_at_s >= ERROR_EVERY_S:
             found.error_at_s = now_s
             self._event(found, "error", message=message)
 
@@ -319,6 +342,9 @@ class Engine:
             raise ProtocolError.of("stream", stream, "the id of an open stream")
         return self._streams[stream]
 
+    def _owned_by(self, owner: str) -> int:
+        return sum(stream.owner == owner for stream in self._streams.values())
+
     def _take_in(self, stream: Stream, frame: Frame, now_s: float, transit_s: float | None) -> None:
         if not stream.tracks:
             self._begin(stream, stream.start_sample)
@@ -326,11 +352,13 @@ class Engine:
             stream.stalled = False
             self._event(stream, "resumed", stalled_s=round(now_s - stream.heard_at_s, 3))
         stream.heard_at_s = now_s
+        samples = len(frame.payload) // stream.block_bytes
+        stream.played_s = max(stream.played_s, now_s) + samples / stream.format.rate_hz
         self._take_gap(stream, frame, now_s, transit_s)
         stream.next_seq = None if frame.seq is None else frame.seq + 1
         for track in stream.tracks:
             if stream.paused:
-                track.append_silence(len(frame.payload) // stream.block_bytes, now_s, transit_s)
+                track.append_silence(samples, now_s, transit_s)
             else:
                 track.append(one_channel(frame.payload, stream.format, track.channel), now_s, transit_s)
             self._queue(track)

@@ -21,6 +21,8 @@ Transport = Literal["zeromq", "pcm", "http"]
 Refusal = Literal["protocol", "full", "auth", "limit", "slow"]
 """Why a peer was refused: it broke the contract; `streams.max_streams` are open; who it is, or what it may not; it
 wanted more connections, tracks or bytes than it may have; it took too long to say what it wants, or to bring audio."""
+Cut = Literal["connections", "subscriptions", "revoked"]
+"""Why a ZeroMQ connection was shut down: one too many, too many subscriptions, a key that is not allowed any more."""
 Endpoint = Literal["audio", "verdicts", "control", "http", "pcm"]
 
 # From a hop on an idle CPU to a window too late to matter.
@@ -49,6 +51,7 @@ class Metrics:
         self._short = self._counter(
             "accepts_failed", "Tries to accept a connection for want of descriptors.", "endpoint"
         )
+        self._cut = self._counter("cut", "ZeroMQ connections that were shut down.", "endpoint", "reason")
         self._verdicts = self._counter("verdicts", "Verdicts, by the state they left their track in.", "state")
         self._gated = self._counter("windows_gated", "Windows with too little speech to score.")
         self._skipped = self._counter("windows_skipped", "Windows skipped because scoring was behind.")
@@ -115,6 +118,11 @@ class Metrics:
     def disconnected(self, transport: Transport) -> None:
         """Count a connection that ended."""
         self._disconnects.labels(transport).inc()
+
+    def cut_off(self, endpoint: str, why: Cut) -> None:
+        """Count a ZeroMQ connection that we shut down."""
+        self._cut.labels(endpoint, why).inc()
+        self.refused("zeromq", "auth" if why == "revoked" else "limit")
 
     def observe(self, record: Verdict | Event) -> None:
         """Count what is published."""

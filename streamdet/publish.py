@@ -1,21 +1,30 @@
 """Verdicts, events and heartbeats out: an XPUB socket that tells newcomers where every track stands."""
 
 import secrets
-from typing import Final
+from typing import Final, Self
 
 import msgspec
 import numpy as np
 import zmq
 
+from streamdet.config import Limits
 from streamdet.engine import Counts
+from streamdet.metrics import Metrics
 from streamdet.records import Event, Heartbeat, Notice, Verdict
-from streamdet.sockets import ZmqSocket
+from streamdet.sockets import Gate, ZmqSocket
 from streamdet.wire import verdicts
+from streamdet.wire.frames import STREAM_MAX_BYTES
 
-# Verdicts that may wait for one slow subscriber: 200 tracks for a minute. Then it loses some, and sees it by `seq`.
-SEND_HWM: Final = 12_000
-# A subscription names a topic of at most 2 + 128 + 2 bytes; a longer message from a subscriber is not one.
+# Messages that may wait for one slow subscriber: 1,000 tracks for four seconds, beside what the kernel holds. Then it
+# loses some, and sees it by `seq`. 128 bytes each, and what is in it once for all who wait at the same time.
+SEND_HWM: Final = 4_000
+# A message of a subscriber; with CURVE its handshake needs 288.
 SUBSCRIPTION_MAX_BYTES: Final = 1024
+# A subscription names a topic or its beginning: `v.`, a stream, `.`, a channel. A longer one would never hear anything.
+TOPIC_MAX_BYTES: Final = 2 + STREAM_MAX_BYTES + 2
+# Subscriptions that the library may have read and we not: it stores them all before it gives us the first, so a low
+# number is what lets us stop somebody who sends them without end.
+RECEIVE_HWM: Final = 16
 
 
 class Publisher(ZmqSocket):
@@ -23,16 +32,21 @@ class Publisher(ZmqSocket):
 
     def __init__(self, address: str) -> None:
         """Bind to `address` on entering."""
-        # Without VERBOSE a second subscription to the same topic is not reported, and that subscriber gets no snapshot.
+        # Without VERBOSER a second subscription to the same topic is not reported, and that subscriber gets no
+        # snapshot; nor is the end of one, and its connection could not be held to its number.
         super().__init__(
             zmq.XPUB,
             "endpoints.verdicts",
             address,
             self._take_subscription,
             sndhwm=SEND_HWM,
-            xpub_verbose=1,
+            rcvhwm=RECEIVE_HWM,
+            xpub_verboser=1,
             maxmsgsize=SUBSCRIPTION_MAX_BYTES,
         )
+        self._most_topics = Limits().subscriptions
+        self._wanted: list[bytes] = []
+        """Topics that were subscribed to in this turn."""
         self._newest: dict[tuple[str, int], Verdict] = {}
         self._lags_ms: list[float] = []
         self._epoch: Final = secrets.token_hex(6)
@@ -81,11 +95,33 @@ class Publisher(ZmqSocket):
             if verdict.stream == close.stream and verdict.opened == close.detail["opened"]:
                 del self._newest[key]
 
+    def limited(self, limits: Limits, metrics: Metrics, gate: Gate | None = None) -> Self:
+        """Keep within `limits`, count in `metrics`, and ask for keys where there is a `gate`; before entering."""
+        self._most_topics = limits.subscriptions
+        return super().limited(limits, metrics, gate)
+
     def _take_subscription(self, parts: list[bytes]) -> None:
-        """Repeat what a new subscription would otherwise hear of only in a second."""
-        if parts[0][:1] != b"\x01":
-            return  # it ends, or it is no subscription at all
+        """Keep a connection's subscriptions within their number; its user is known from now on."""
+        kind, topic = parts[0][:1], parts[0][1:]
+        peer = self._peer()
+        if peer is None or peer.cut:
+            return
+        if self.key is not None:
+            peer.users.add(self.key)
+        if kind == b"\0":
+            peer.topics.discard(topic)
+        elif kind == b"\1":
+            peer.topics.add(topic)
+            if len(topic) > TOPIC_MAX_BYTES or len(peer.topics) > self._most_topics:
+                self._cut("subscriptions")
+            else:
+                self._wanted.append(topic)
+
+    def _turn_over(self) -> None:
+        """Repeat what new subscriptions would otherwise hear of only in a second; once, however many there are."""
+        if not self._wanted:
+            return
+        wanted, self._wanted = tuple(set(self._wanted)), []
         for verdict in self.snapshot():
-            message = verdicts.build(verdict)
-            if message[0].startswith(parts[0][1:]):
-                self.send(message)
+            if verdicts.topic(verdict).encode().startswith(wanted):
+                self.send(verdicts.build(verdict))

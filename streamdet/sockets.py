@@ -2,15 +2,21 @@
 
 import asyncio
 import ipaddress
+import logging
 import socket
 from collections.abc import Callable
-from typing import Final, Self
+from typing import Final, Protocol, Self, cast
 from urllib.parse import urlsplit
 
 import zmq
 
-from streamdet.config import Endpoints
+from streamdet.config import Config, Limits, Security
+from streamdet.connections import Connections, Peer, most
 from streamdet.errors import ConfigError, UnreachableError
+from streamdet.logs import fields
+from streamdet.metrics import Cut, Endpoint, Metrics
+
+log = logging.getLogger(__name__)
 
 # A peer that opens a TCP connection and never speaks ZeroMQ is let go after this long.
 HANDSHAKE_MS: Final = 2000
@@ -26,8 +32,9 @@ MESSAGE_MAX_BYTES: Final = 1 << 20
 LINGER_MS: Final = 1000
 # Messages taken in one turn: a flood must not keep the loop from verdicts and other sockets. About 1.5 ms of frames.
 TURN: Final = 256
-# A plain int: pyzmq's own is an enum, which costs more to pass than the call it is passed to.
+# Plain ints: pyzmq's own are enums, which cost more to pass than the call they are passed to.
 _NOBLOCK: Final = int(zmq.NOBLOCK)
+_SRCFD: Final = int(zmq.SRCFD)
 
 
 def notice_silence(socket: "zmq.Socket[bytes]") -> None:
@@ -39,6 +46,20 @@ def notice_silence(socket: "zmq.Socket[bytes]") -> None:
     socket.setsockopt(zmq.TCP_MAXRT, UNANSWERED_MS)
 
 
+class Gate(Protocol):
+    """Who may connect, and goes on to be heard: `guard.Guard`, seen from here."""
+
+    @property
+    def context(self) -> "zmq.Context[zmq.Socket[bytes]]":
+        """Of the sockets that it guards."""
+
+    def protect(self, socket: "zmq.Socket[bytes]", domain: str) -> None:
+        """Make a socket ask for keys."""
+
+    def client(self, domain: str, key: str) -> str | None:
+        """Return the name of the client with this key, if it may still do what the domain is for."""
+
+
 class ZmqSocket:
     """A bound socket whose messages are handed to `take`, some at a time, by the event loop.
 
@@ -47,7 +68,14 @@ class ZmqSocket:
     """
 
     def __init__(
-        self, kind: int, field: str, address: str, take: Callable[[list[bytes]], None], **options: int
+        self,
+        kind: int,
+        field: str,
+        address: str,
+        take: Callable[[list[bytes]], None],
+        *,
+        context: "zmq.Context[zmq.Socket[bytes]] | None" = None,
+        **options: int,
     ) -> None:
         """Bind on entering; `field` names the address in errors, `options` are ZeroMQ's, in lower case."""
         self._kind: Final = kind
@@ -55,13 +83,32 @@ class ZmqSocket:
         self._take: Final = take
         self._options: Final = options
         self._listeners: list[socket.socket] = []
+        self._context = context
+        self._gate: Gate | None = None
+        self._domain: Final = cast("Endpoint", field.rpartition(".")[2])
+        """Of ZAP: endpoints.audio -> audio."""
+        self._limit = Limits().connections
+        self._counting: Metrics | None = None
         self._again = False
+        self.client: str | None = None
+        """Whose message is in hand, where the socket asks for keys..."""
+        self.key: str | None = None
+        """...and with which it came."""
         self.address = address
         """Once bound, with the port that `:0` became."""
 
     def on(self, listeners: list[socket.socket]) -> Self:
         """Use sockets that listen already; the library closes them, and binds none of its own."""
         self._listeners = listeners
+        return self
+
+    def limited(self, limits: Limits, metrics: Metrics, gate: Gate | None = None) -> Self:
+        """Keep within `limits`, count in `metrics`, and ask for keys where there is a `gate`; before entering."""
+        self._limit = limits.connections
+        self._counting = metrics
+        self._gate = gate
+        if gate is not None:
+            self._context = gate.context
         return self
 
     async def __aenter__(self) -> Self:
@@ -71,30 +118,46 @@ class ZmqSocket:
             UnreachableError: the address is taken.
             ConfigError: it is not an address.
         """
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(self._kind)
+        self._socket: zmq.Socket[bytes] = (self._context or zmq.Context.instance()).socket(self._kind)
         self._socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
         notice_silence(self._socket)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MESSAGE_MAX_BYTES)
         self._socket.setsockopt(zmq.LINGER, LINGER_MS)
         for name, value in self._options.items():
             self._socket.setsockopt(getattr(zmq, name.upper()), value)
+        if self._gate is not None:
+            self._gate.protect(self._socket, self._domain)
+        self._connections = Connections(self._socket, most(self._limit), self._came, self._left, self._one_too_many)
         try:
             for listener in self._listeners:
                 self._socket.setsockopt(zmq.USE_FD, listener.detach())
             if self.address:
                 self._socket.bind(self.address)
         except zmq.ZMQError as error:
+            self._connections.close()
             self._socket.close()
             raise _bind_error(self._field, self.address, error.errno, str(error)) from None
         self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._connections.bound(self.address)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket.FD, self._read)
+        self._loop.add_reader(self._connections.fileno, self._connections.look)
+        self._connections.look()  # the descriptor tells of nothing until somebody has looked once
         return self
 
     async def __aexit__(self, *error: object) -> None:
         """Stop reading; what was sent leaves within LINGER_MS."""
+        self._loop.remove_reader(self._connections.fileno)
         self._loop.remove_reader(self._socket.FD)
+        self._connections.close()
         self._socket.close()
+
+    def recheck(self) -> None:
+        """Cut off whoever has lost the right to be connected; to be called when the clients have changed."""
+        gate, domain = self._gate, self._domain
+        if gate is not None:
+            for _ in range(self._connections.cut_all(lambda key: gate.client(domain, key) is None)):
+                self._cut_off("revoked")
 
     def send(self, parts: list[bytes]) -> None:
         """Send without waiting: a peer that does not keep up loses messages, nobody else does."""
@@ -117,12 +180,18 @@ class ZmqSocket:
             return
         try:
             for _ in range(TURN):
-                self._take(self._receive())
+                self._take_one()
         except zmq.Again:
             return
         finally:
             self._turn_over()
         self._go_on()
+
+    def _take_one(self) -> None:
+        """Take one message, if whoever sent it may speak."""
+        parts = self._receive()
+        if self._gate is None or self._may_speak(self._gate):
+            self._take(parts)
 
     def _receive(self) -> list[bytes]:
         """Take one message.
@@ -130,7 +199,7 @@ class ZmqSocket:
         A frame knows whether another follows; a socket must be asked, at half a microsecond a part, as `recv_multipart`
         does. Without copying no memory is saved, since parts are short: this is about the question alone.
         """
-        part = self._socket.recv(_NOBLOCK, copy=False)
+        self._first = part = self._socket.recv(_NOBLOCK, copy=False)
         parts = [part.bytes]
         while part.more:
             part = self._socket.recv(_NOBLOCK, copy=False)
@@ -139,6 +208,53 @@ class ZmqSocket:
 
     def _turn_over(self) -> None:
         """Do once what need not be done for each of the messages that a turn has handed to `take`."""
+
+    def _may_speak(self, gate: Gate) -> bool:
+        """Whether the message in hand came with a key that is still allowed; who has lost that right is cut off.
+
+        The library asks once, when a peer connects. Asking again with each message costs a third of a microsecond, and
+        a key that is revoked in the middle of a call is not heard again.
+        """
+        try:
+            self.key = str(self._first.get("User-Id"))
+        except zmq.ZMQError:
+            return False  # nobody's: the library tells of the subscriptions that ended with their connection
+        self.client = gate.client(self._domain, self.key)
+        if self.client is None:
+            self._cut("revoked")
+        return self.client is not None
+
+    def _peer(self) -> Peer | None:
+        """The connection by which the message in hand came; None if it has gone."""
+        try:
+            return self._connections.peer(self._first.get(_SRCFD))
+        except zmq.ZMQError:
+            return None  # the library's own: a subscription that ended with its connection
+
+    def _cut(self, why: Cut) -> None:
+        """Shut down the connection by which the message in hand came."""
+        peer = self._peer()
+        if peer is not None and not peer.cut:
+            self._connections.cut(self._first.get(_SRCFD))
+            self._cut_off(why)
+
+    def _one_too_many(self) -> None:
+        self._cut_off("connections")
+
+    def _cut_off(self, why: Cut) -> None:
+        if self._counting is not None:
+            self._counting.cut_off(self._domain, why)
+        log.warning("cut off", extra=fields(endpoint=self._domain, reason=why, client=self.client))
+
+    def _came(self) -> None:
+        """Hear that a connection began."""
+        if self._counting is not None:
+            self._counting.opened(self._domain)
+
+    def _left(self) -> None:
+        """Hear that a connection ended."""
+        if self._counting is not None:
+            self._counting.closed(self._domain)
 
 
 def host_and_port(field: str, address: str) -> tuple[str, int]:
@@ -157,19 +273,42 @@ def host_and_port(field: str, address: str) -> tuple[str, int]:
     return parts.hostname, port
 
 
-def check_endpoints(endpoints: Endpoints) -> None:
-    """Refuse addresses that others can reach, since nothing here asks who they are.
+def check_endpoints(config: Config) -> None:
+    """Refuse addresses that others can reach while nothing asks who they are.
 
     Raises:
-        ConfigError: one is not loopback and `endpoints.insecure` is not set.
+        ConfigError: one is not local, asks for no keys, and `endpoints.insecure` is not set.
     """
+    endpoints, security = config.endpoints, config.security
+    if security.everywhere and security.clients is None:
+        raise ConfigError.of("security.clients", None, "a file of clients: security.everywhere asks for keys")
     single = {name: getattr(endpoints, name) for name in ("audio", "verdicts", "control", "http")}
     everything = [*single.items(), *(("pcm", address) for address in endpoints.pcm)]
     for name, address in everything:
-        local = not address or address.startswith(("ipc:", "unix:", "inproc:"))
-        if not local and not endpoints.insecure and not _is_loopback(host_and_port(f"endpoints.{name}", address)[0]):
+        field = f"endpoints.{name}"
+        if is_local(field, address) or endpoints.insecure:
+            continue
+        if name in ("http", "pcm"):
             expected = "a loopback address: nothing authenticates its peers (endpoints.insecure = true allows it)"
-            raise ConfigError.of(f"endpoints.{name}", address, expected)
+            raise ConfigError.of(field, address, expected)
+        if not asks_for_keys(security, field, address):
+            expected = "a loopback address, or security.clients (endpoints.insecure = true allows it without)"
+            raise ConfigError.of(field, address, expected)
+
+
+def asks_for_keys(security: Security, field: str, address: str) -> bool:
+    """Whether an endpoint is for those alone whom the clients file names."""
+    return security.clients is not None and (security.everywhere or not is_local(field, address))
+
+
+def is_local(field: str, address: str) -> bool:
+    """Whether an address cannot be reached from another machine; an empty one is not reached at all.
+
+    Raises:
+        ConfigError: it is not an address.
+    """
+    within = not address or address.startswith(("ipc:", "unix:", "inproc:"))
+    return within or _is_loopback(host_and_port(field, address)[0])
 
 
 def taken(field: str, address: str, error: OSError) -> Exception:

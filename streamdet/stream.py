@@ -29,7 +29,9 @@ class Stream:
         "name",
         "next_seq",
         "opened",
+        "owner",
         "paused",
+        "played_s",
         "reason",
         "resume",
         "stalled",
@@ -45,6 +47,7 @@ class Stream:
         now_s: float,
         resume: Callable[[], None] | None,
         start_sample: int = 0,
+        owner: str | None = None,
     ) -> None:
         self.name: Final = name
         self.format: Final = form
@@ -56,6 +59,10 @@ class Stream:
         """Set for a lossless stream: called when there is room again."""
         self.start_sample: Final = start_sample
         """Where the stream stood when this daemon came to it."""
+        self.owner: Final = owner
+        """The client that opened it, where clients are known: nobody else may feed it."""
+        self.played_s = now_s
+        """When its audio would be over if it were played as it comes (monotonic s)."""
         self.opened: Final = secrets.token_hex(6)
         self.tracks: list[Track] = []
         """Empty until the first frame has set the clock."""
@@ -112,6 +119,15 @@ class Stream:
                 raise ProtocolError.of("start", frame.start, f"a gap of at most {MAX_GAP_S} s after {self.end_sample}")
         elif frame.seq is not None and self.next_seq is not None and frame.seq < self.next_seq:
             raise ProtocolError.of("seq", frame.seq, f"{self.next_seq} or more, or 0 to begin again")
+
+    def check_pace(self, now_s: float, ahead_s: float) -> None:
+        """Refuse live audio that is far ahead of the clock; what a stall held up may come all at once.
+
+        Only what comes now counts, played from now on: an hour of silence is no credit for an hour at once.
+        """
+        if self.played_s - now_s > ahead_s:
+            expected = f"at most {ahead_s:g} (limits.ahead_s): what is no live call goes over raw PCM"
+            raise ProtocolError.of("seconds ahead of real time", round(self.played_s - now_s, 1), expected)
 
     def check_kind(self, frame: Frame, *, lossless: bool) -> None:
         """Refuse a frame that comes another way than the stream's others."""

@@ -13,7 +13,7 @@ def check(config: ConfigFile = None, set_: Settings = None, bundle: BundlePath =
     from streamdet.sockets import check_endpoints
 
     settings = read_config(config, set_, bundle)
-    check_endpoints(settings.endpoints)
+    check_endpoints(settings)
     loaded = bundles.chosen(settings.bundle)
     adaptive = settings.scoring.hop == "adaptive"
     Engine(loaded.manifest, lambda _: None, adaptive=adaptive)

@@ -1,7 +1,7 @@
 """Audio in over ZeroMQ: a PULL socket, read by the event loop. The live way in."""
 
 import time
-from typing import Final, Self
+from typing import Final
 
 import zmq
 
@@ -30,20 +30,9 @@ class AudioSocket(ZmqSocket):
         self._frames = self._bytes = 0
         """Taken in this turn."""
 
-    async def __aenter__(self) -> Self:
-        """Bind, begin to read, and watch for senders that the library lets go."""
-        await super().__aenter__()
-        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        self._loop.add_reader(self._monitor.FD, self._count_disconnects)
-        self._count_disconnects()  # the descriptor tells of nothing until somebody has looked once
-        return self
-
     async def __aexit__(self, *error: object) -> None:
-        """Take what has arrived; stop watching and reading."""
+        """Take what has arrived; stop reading."""
         self._take_the_last()
-        self._loop.remove_reader(self._monitor.FD)
-        self._socket.disable_monitor()
-        self._monitor.close()
         await super().__aexit__(*error)
 
     def _take_the_last(self) -> None:
@@ -51,27 +40,26 @@ class AudioSocket(ZmqSocket):
         until_s = time.monotonic() + LAST_S
         try:
             while time.monotonic() < until_s:
-                self._take_message(self._receive())
+                self._take_one()
         except zmq.Again:
             pass
         self._turn_over()
 
-    def _count_disconnects(self) -> None:
+    def _left(self) -> None:
         """A message over MESSAGE_MAX_BYTES ends its connection inside the library; this is all that we hear of it."""
-        while self._monitor.poll(0):
-            self._monitor.recv_multipart()
-            self._metrics.disconnected("zeromq")
+        super()._left()
+        self._metrics.disconnected("zeromq")
 
     def _take_message(self, parts: list[bytes]) -> None:
         now_s = time.monotonic()
         try:
             frame = frames.parse(parts)
             transit_s = None if frame.sent_at_s is None else time.time() - frame.sent_at_s
-            self._engine.feed(frame, now_s, transit_s=transit_s)
+            self._engine.feed(frame, now_s, transit_s=transit_s, owner=self.client)
         except (ProtocolError, OverloadError) as error:
             self._metrics.refused("zeromq", error)
             if (stream := frames.stream_of(parts)) is not None:
-                self._engine.error(stream, str(error), now_s)
+                self._engine.error(stream, str(error), now_s, owner=self.client)
         else:
             self._frames += 1
             self._bytes += len(frame.payload)
