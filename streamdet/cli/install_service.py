@@ -22,8 +22,9 @@ from streamdet.providers import on_card, wanted
 UNITS: Final = Path(str(files("streamdet.units")))
 # The program as the unit file in the sources has it.
 PROGRAM: Final = "/opt/streamdet/bin/streamdet"
-# An administrator's units, and those of a package, which an administrator may override.
-OURS, PACKAGED = PurePosixPath("etc/systemd/system"), PurePosixPath("usr/lib/systemd/system")
+# Local software's units, a package's, and an administrator's, who overrides either with `systemctl mask` and `edit`.
+OURS, PACKAGED = PurePosixPath("usr/local/lib/systemd/system"), PurePosixPath("usr/lib/systemd/system")
+ADMINS: Final = PurePosixPath("etc/systemd/system")
 SETTINGS: Final = PurePosixPath(config.SYSTEM_FILE.as_posix().lstrip("/"))
 MODULES: Final = PurePosixPath("etc/modules-load.d/streamdet.conf")
 # The first systemd that knows every key of backoff.conf; older ones only warn of them, at every reload.
@@ -38,6 +39,7 @@ UNIX_ENDPOINTS: Final = {
     "http": '"unix:/run/streamdet/http.sock"',
     "pcm": '["unix:/run/streamdet/pcm.sock"]',
 }
+UNIT_KINDS: Final = frozenset({".service", ".socket", ".target"})
 Machine = Literal["gpu", "cpu"]
 
 
@@ -121,7 +123,7 @@ def everything(units: PurePosixPath) -> set[PurePosixPath]:
 def shipped(folder: str = "") -> dict[str, str]:
     """Read the unit files and drop-ins of the package, or of one folder in it: text by path."""
     top = UNITS / folder
-    kinds = {".service", ".socket", ".target", ".conf"}
+    kinds = {*UNIT_KINDS, ".conf"}
     paths = (path for path in (top.rglob("*") if folder else top.iterdir()) if path.suffix in kinds and path.is_file())
     return {path.relative_to(top).as_posix(): path.read_text("utf-8") for path in sorted(paths)}
 
@@ -146,6 +148,8 @@ def carried_out(
         if not kept and not dry_run:
             write(target, text)
         yield f"{'kept' if kept else 'new' if old is None else 'changed':<8} {target}"
+        if (above := base / ADMINS / path.name) != target and above.is_file() and path.suffix in UNIT_KINDS:
+            yield f"{'hidden':<8} {target}, by {above}: delete that, unless you want it so"
     for target in [found for path in gone for found in (*enabled(base, path.name), base / path)]:
         if target.is_file() or target.is_symlink():
             if not dry_run:
@@ -155,7 +159,7 @@ def carried_out(
 
 def enabled(base: Path, unit: str) -> list[Path]:
     """List the links that `systemctl enable` made for a unit."""
-    return [link for folder in sorted((base / OURS).glob("*.wants")) if (link := folder / unit).is_symlink()]
+    return [link for folder in sorted((base / ADMINS).glob("*.wants")) if (link := folder / unit).is_symlink()]
 
 
 def take_away(target: Path) -> None:

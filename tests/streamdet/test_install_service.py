@@ -118,6 +118,15 @@ def test_unix_sockets_are_where_clients_look_for_them(tmp_path):
         assert f"\nListenStream=\nListenStream={address.removeprefix('ipc://').removeprefix('unix:')}\n" in socket
 
 
+def test_a_unit_of_an_administrator_that_hides_one_of_ours_is_told(tmp_path):
+    above = tmp_path / "etc/systemd/system/streamdet.service"
+    above.parent.mkdir(parents=True)
+    above.write_text("# of an earlier installation\n", "utf-8")
+    assert [line for line in install(tmp_path) if line.startswith("hidden")] == [
+        f"hidden   {tmp_path / SERVICE}, by {above}: delete that, unless you want it so"
+    ]
+
+
 @pytest.mark.parametrize("newer", [False, True])
 def test_the_backoff_is_for_a_systemd_that_knows_it(tmp_path, monkeypatch, newer):
     monkeypatch.setattr(units, "newest", lambda: units.BACKOFF_SINCE if newer else units.BACKOFF_SINCE - 1)

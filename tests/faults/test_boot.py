@@ -1,0 +1,409 @@
+"""The service under a real systemd: what its units promise, in a machine that boots for it (`machine.py`)."""
+
+import contextlib
+import http.client
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, Self
+
+import pytest
+
+from streamdet.bundle import starter_path
+from streamdet.config import Endpoints
+from tests.faults.calls import Calls
+from tests.faults.harness import PATIENCE_S, figure, wait_for
+from tests.faults.machine import CannotBootError, Machine, build
+from tests.faults.recorder import Recorder, account
+
+AUDIO, VERDICTS, CONTROL = Endpoints().audio, Endpoints().verdicts, Endpoints().control
+PORTS: Final = (5560, 5561, 5562, 5563, 8560)
+HTTP: Final = "127.0.0.1:8560"
+SOCKETS: Final = tuple(f"streamdet-{name}.socket" for name in ("audio", "verdicts", "control", "http", "pcm"))
+CALLS: Final = 20
+# By ZeroMQ and by raw PCM.
+KINDS: Final = (AUDIO, "pcm+tcp://127.0.0.1:5563")
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """Booted once for all tests of this file, the service installed and enabled."""
+    folder = tmp_path_factory.mktemp("machine")
+    try:
+        booted = Machine(build(folder), folder / "console")
+        booted.__enter__()
+    except CannotBootError as error:
+        pytest.skip(f"cannot boot a container here: {error}")
+    try:
+        booted.settle()
+        booted.install("--cpu")
+        booted.run("systemctl", "enable", "streamdet")
+        yield booted
+    finally:
+        booted.__exit__(None, None, None)
+
+
+@pytest.fixture
+def served(machine: Machine) -> Machine:
+    """The service as it was installed, started with the starter bundle."""
+    machine.settle()
+    start(machine)
+    return machine
+
+
+def start(machine: Machine) -> None:
+    machine.run("systemctl", "reset-failed", "streamdet*")
+    machine.run("systemctl", "restart", "streamdet")
+
+
+def stop(machine: Machine) -> None:
+    """The sockets too; twice, since a caller in line may start it in between, which ends the first job."""
+    for _ in range(2):
+        machine.run("systemctl", "stop", *SOCKETS, "streamdet", check=False)
+
+
+def answers(address: str = HTTP) -> int:
+    """What /readyz says; 0 where nobody does."""
+    connection = http.client.HTTPConnection(address, timeout=PATIENCE_S)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status
+    except OSError:
+        return 0
+    finally:
+        connection.close()
+
+
+class Knocking(threading.Thread):
+    """Connects to every port again and again while entered, and counts who is refused."""
+
+    def __init__(self, ports: tuple[int, ...] = PORTS) -> None:
+        super().__init__(name="knocking", daemon=True)
+        self.tried = 0
+        self.refused = 0
+        self._ports: Final = ports
+        self._done: Final = threading.Event()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._done.set()
+        self.join()
+
+    def run(self) -> None:
+        while not self._done.wait(0.002):
+            for port in self._ports:
+                self.tried += 1
+                try:
+                    socket.create_connection(("127.0.0.1", port), PATIENCE_S).close()
+                except ConnectionRefusedError:
+                    self.refused += 1
+
+
+@pytest.fixture
+def callers(ends: contextlib.ExitStack, tmp_path: Path) -> Callable[[], list[Calls]]:
+    """Live calls of both kinds, half and half, once each has two verdicts."""
+
+    def open_calls(recorder: Recorder) -> list[Calls]:
+        made = [ends.enter_context(Calls(at, tmp_path, prefix=f"{at[:3]}-")) for at in KINDS]
+        streams = [calls.stream(number) for calls in made for number in calls.open(CALLS // 2)]
+        recorder.await_verdicts(streams, 2)
+        return made
+
+    return open_calls
+
+
+@pytest.fixture
+def recorder(served: Machine, ends: contextlib.ExitStack) -> Recorder:
+    """Hears what the service publishes, whichever process of it."""
+    assert served.pid
+    heard = ends.enter_context(Recorder(VERDICTS))
+    heard.await_beat()
+    return heard
+
+
+def streams_of(made: list[Calls]) -> list[str]:
+    return [calls.stream(number) for calls in made for number in calls.first]
+
+
+# -- start -----------------------------------------------------------------------------------------------------------
+
+
+def test_it_is_active_once_it_is_warm(served):
+    """`systemctl restart` comes back when the unit is active: the first answer says whether calls are welcome."""
+    start(served)
+    assert answers() == 200
+
+
+def test_a_unit_that_is_active_too_soon_would_be_noticed(served):
+    """The control: HTTP is there before the model is, and says so."""
+    with served.drop_in("[Service]\nType=exec\n"):
+        start(served)
+        assert answers() == 503
+
+
+def test_it_serves_in_the_whole_sandbox(served, recorder, callers):
+    made = callers(recorder)
+    status = dict(
+        line.split(":\t", 1)
+        for line in Path(f"/proc/{served.pid}/status").read_text("utf-8").splitlines()
+        if ":\t" in line
+    )
+    assert (status["NoNewPrivs"], status["Seccomp"], int(status["CapEff"], 16)) == ("1", "2", 0)
+    assert int(status["Uid"].split()[0]) >= 61184  # of systemd's dynamic users
+    for calls in made:
+        calls.end()
+    recorder.await_closed(streams_of(made))
+    found = account(recorder.histories().values())
+    figure("served_in_the_sandbox", **found._asdict())
+    assert (found.tracks, found.missing, found.holes, found.unclosed) == (CALLS, 0, 0, 0)
+    assert any(verdict.llr is not None for verdict in recorder.verdicts())
+
+
+# -- restarts --------------------------------------------------------------------------------------------------------
+
+
+def test_a_restart_refuses_nobody_and_no_call_misses_more_than_a_window(served, recorder, dial):
+    calls = dial(AUDIO)
+    streams = [calls.stream(number) for number in calls.open(CALLS)]
+    recorder.await_verdicts(streams, 2)
+    took_s = []
+    with Knocking() as knocking:
+        for _ in range(3):
+            began_s = time.monotonic()
+            served.run("systemctl", "restart", "streamdet")
+            took_s.append(time.monotonic() - began_s)
+            recorder.await_verdicts(streams, 1, since_s=time.monotonic())
+    calls.end()
+    recorder.await_closed(streams)
+    tracks = recorder.histories(calls.prefix).values()
+    found = account(tracks)
+    figure(
+        "restart",
+        **found._asdict(),
+        restart_s=max(took_s),
+        connections=knocking.tried,
+        refused=knocking.refused,
+        verdict_gap_s=max(track.longest_wait_s() for track in tracks),
+        unread_s_max=max(seconds for track in tracks for seconds in track.unread_s),
+    )
+    assert (knocking.refused, found.missing, found.holes, found.unclosed) == (0, 0, 0, 0)
+    assert (found.tracks, found.openings) == (CALLS, 4 * CALLS)
+    assert knocking.tried > 100
+
+
+def test_without_its_socket_unit_an_endpoint_refuses(served):
+    """The control: the daemon binds raw PCM and HTTP by itself here, and they are gone while it is."""
+    alone = ("streamdet-http.socket", "streamdet-pcm.socket")
+    try:
+        stop(served)
+        served.run("systemctl", "mask", *alone)
+        start(served)
+        with Knocking((5563, 8560)) as knocking:
+            served.run("systemctl", "restart", "streamdet")
+            wait_for(lambda: knocking.refused)
+    finally:
+        served.run("systemctl", "unmask", *alone)
+        served.run("systemctl", "stop", "streamdet")
+
+
+def serving_again(machine: Machine, gone: int) -> float:
+    """Wait until another process than `gone` is ready; when that was seen (monotonic s)."""
+    wait_for(lambda: answers() == 200 and machine.pid not in (0, gone), 2 * PATIENCE_S)
+    return time.monotonic()
+
+
+def test_a_killed_daemon_serves_again_and_refuses_nobody(served):
+    took_s, loads_s = [], []
+    with Knocking() as knocking:
+        for count in range(1, 4):
+            pid, began_s = served.pid, time.monotonic()
+            os.kill(pid, signal.SIGKILL)
+            took_s.append(serving_again(served, pid) - began_s)
+            assert served.show("NRestarts") == str(count)
+            times = [int(served.show(f"{name}TimestampMonotonic")) for name in ("ExecMainStart", "ActiveEnter")]
+            loads_s.append((times[1] - times[0]) / 1e6)
+    figure("sigkill_to_serving", serving_s=max(took_s), of_which_load_s=max(loads_s), refused=knocking.refused)
+    assert knocking.refused == 0
+
+
+def test_a_stopped_process_is_noticed(served):
+    pid, began_s = served.pid, time.monotonic()
+    os.kill(pid, signal.SIGSTOP)
+    again_s = serving_again(served, pid)
+    (said,) = [line for line in served.log("_PID=1") if "Watchdog timeout" in line["MESSAGE"]]
+    noticed_s = int(said["__MONOTONIC_TIMESTAMP"]) / 1e6 - began_s
+    figure("sigstop", noticed_s=noticed_s, serving_s=again_s - began_s)
+    assert served.show("NRestarts") == "1"
+
+
+def test_without_a_watchdog_nobody_notices(served):
+    """The control: for longer than the watchdog takes."""
+    with served.drop_in("[Service]\nWatchdogSec=0\n"):
+        start(served)
+        pid = served.pid
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(7)
+        assert (served.pid, served.show("NRestarts")) == (pid, "0")
+        os.kill(pid, signal.SIGCONT)
+
+
+# -- a start that cannot succeed -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bad_bundle(served: Machine) -> Iterator[None]:
+    """The config names a bundle of which one byte was changed."""
+    folder = served.root / "var/lib/streamdet/bundles/bad"
+    shutil.copytree(starter_path(), folder)
+    model = folder / "model.onnx"
+    data = bytearray(model.read_bytes())
+    data[len(data) // 2] ^= 1
+    model.write_bytes(data)
+    served.settle(bundle={"path": "/var/lib/streamdet/bundles/bad"})
+    yield
+    served.settle()
+    shutil.rmtree(folder)
+    stop(served)
+
+
+def knock() -> bool:
+    """Whether somebody takes, or holds, a connection."""
+    with Knocking((5563,)) as knocking:
+        wait_for(lambda: knocking.tried > 5)
+    return not knocking.refused
+
+
+@pytest.mark.usefixtures("bad_bundle")
+def test_a_bad_bundle_is_refused_once_and_callers_do_not_start_it_again(served):
+    served.run("systemctl", "restart", "streamdet", check=False)
+    served.await_state("failed")
+    for unit in SOCKETS:
+        served.await_state("inactive", unit=unit)
+    said = [served.show(name) for name in ("ExecMainStatus", "NRestarts", "InvocationID")]
+    assert said[:2] == ["78", "0"]
+    assert not knock()
+    assert [served.show(name) for name in ("ExecMainStatus", "NRestarts", "InvocationID")] == said
+    assert any("sha256" in str(line["MESSAGE"]) for line in served.journal())
+    served.settle()
+    served.run("systemctl", "start", "streamdet")
+    assert answers() == 200
+    assert {served.show("ActiveState", unit) for unit in SOCKETS} == {"active"}
+
+
+@pytest.mark.usefixtures("bad_bundle")
+def test_a_loop_of_restarts_would_be_noticed(served):
+    """The control: the exit code says nothing to systemd."""
+    with served.drop_in("[Service]\nRestartPreventExitStatus=\n"):
+        served.run("systemctl", "restart", "streamdet", check=False)
+        wait_for(lambda: int(served.show("NRestarts")) >= 2)
+        stop(served)
+
+
+@pytest.mark.usefixtures("bad_bundle")
+def test_callers_that_start_it_again_would_be_noticed(served):
+    """The control: nobody takes the sockets away."""
+    try:
+        served.run("systemctl", "mask", "streamdet-refused.target")
+        served.run("systemctl", "restart", "streamdet", check=False)
+        served.await_state("failed")
+        before = served.show("InvocationID")
+        assert knock()
+        wait_for(lambda: served.show("InvocationID") != before)
+    finally:
+        served.run("systemctl", "unmask", "streamdet-refused.target")
+
+
+# -- limits ----------------------------------------------------------------------------------------------------------
+
+
+def ended_by(machine: Machine) -> list[str]:
+    """How the process of the last start ended, in systemd's words; more than one where it was started again."""
+    said = [str(line["MESSAGE"]) for line in machine.log("_PID=1")]
+    last = max((place for place, text in enumerate(said) if text.startswith("Stopped ")), default=0)
+    return [text.partition("Main process exited, ")[2] for text in said[last:] if "Main process exited" in text]
+
+
+def test_memory_is_limited(served):
+    """Below what it takes to start; the limit is the reason, since without it the same start works."""
+    if not served.limits_memory:
+        pytest.skip("the memory controller is not handed to containers here")
+    used = int(served.show("MemoryCurrent"))
+    with served.drop_in(f"[Service]\nMemoryMax={used // 2}\n"):
+        served.run("systemctl", "restart", "streamdet", check=False)
+        ends = wait_for(lambda: ended_by(served))
+        stop(served)
+    figure("memory_max", used=used, limit=used // 2, ended_by=ends[-1])
+    assert ends[-1] == "code=killed, status=9/KILL"
+    start(served)
+    assert answers() == 200
+
+
+@pytest.fixture
+def abroad() -> Iterator[str]:
+    """An address of this network that is not loopback's."""
+    if shutil.which("ip") is None:
+        pytest.skip("needs iproute2")
+    address = "198.51.100.7"
+    subprocess.run(["ip", "address", "add", f"{address}/32", "dev", "lo"], check=True)
+    yield address
+    subprocess.run(["ip", "address", "del", f"{address}/32", "dev", "lo"], check=True)
+
+
+def lets_in(address: str, patience_s: float) -> bool:
+    try:
+        socket.create_connection((address, 5563), patience_s).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_who_is_not_on_the_list_does_not_get_in(served, abroad):
+    """Even where the socket listens everywhere; on the list it does."""
+    everywhere = "[Socket]\nListenStream=\nListenStream=0.0.0.0:5563\n"
+    for more, patience_s in (("", 1.0), (f"IPAddressAllow={abroad}\n", PATIENCE_S)):
+        stop(served)
+        with served.drop_in(everywhere + more, "streamdet-pcm.socket"):
+            served.run("systemctl", "start", "streamdet-pcm.socket")
+            assert lets_in(abroad, patience_s) == bool(more)
+            served.run("systemctl", "stop", "streamdet", "streamdet-pcm.socket")
+
+
+# -- unix sockets alone ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unix(machine: Machine) -> Iterator[Path]:
+    """The service without a network; the folder of its sockets, seen from here."""
+    stop(machine)
+    machine.install("--cpu", "--unix")
+    machine.settle()
+    start(machine)
+    yield machine.inside / "run/streamdet"
+    stop(machine)
+    machine.install("--cpu")
+
+
+def test_unix_sockets_serve_without_any_network(machine, unix, dial, ends):
+    recorder = ends.enter_context(Recorder(f"ipc://{unix}/verdicts.sock"))
+    recorder.await_beat()
+    made = [dial(f"ipc://{unix}/audio.sock", prefix="zmq-"), dial(f"unix:{unix}/pcm.sock", prefix="pcm-")]
+    for calls in made:
+        calls.open(CALLS // 2)
+    recorder.await_verdicts(streams_of(made), 2)
+    machine.run("systemctl", "restart", "streamdet")  # the sockets outlive it
+    recorder.await_verdicts([made[0].stream(number) for number in made[0].first], 1, since_s=time.monotonic())
+    devices = Path(f"/proc/{machine.pid}/net/dev").read_text("utf-8")
+    assert [line.split(":")[0].strip() for line in devices.splitlines()[2:]] == ["lo"]
+    assert not any(lets_in("127.0.0.1", 1.0) for _ in range(3))
+    made[0].end()
+    recorder.await_closed(streams_of(made[:1]))
+    figure("unix_alone", **account(recorder.histories("zmq-").values())._asdict())
