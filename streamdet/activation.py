@@ -17,6 +17,8 @@ from streamdet.errors import ConfigError
 FIRST_FD: Final = 3
 # Far above what a unit with five endpoints hands over; a number beyond it is somebody else's variable.
 DESCRIPTORS_MAX: Final = 64
+# Of that number, with room for zeros in front: Python makes no number of more than 4,300 digits.
+DIGITS_MAX: Final = 9
 NAMES: Final = ("audio", "verdicts", "control", "http", "pcm")
 # One connection after another says which endpoint it is of: raw PCM may listen at several addresses, the rest at one.
 SEVERAL: Final = frozenset({"pcm"})
@@ -41,7 +43,7 @@ class Inherited:
         if given["LISTEN_PID"] != str(os.getpid()):
             return cls()  # nothing, or meant for the process that started us
         count = given["LISTEN_FDS"]
-        if not count.isdecimal() or int(count) > DESCRIPTORS_MAX:
+        if not count.isdecimal() or len(count) > DIGITS_MAX or int(count) > DESCRIPTORS_MAX:
             raise ConfigError.of("LISTEN_FDS", count, f"a number of at most {DESCRIPTORS_MAX}")
         return cls(_by_name([_listening(FIRST_FD + at) for at in range(int(count))], given["LISTEN_FDNAMES"]))
 

@@ -24,6 +24,8 @@ FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
 # A manifest holds a few dozen numbers and some provenance; a larger file is something else.
 MANIFEST_MAX_BYTES: Final = 1 << 20
+# Every verdict carries the name, and so do logs: room for any name, none for a text.
+NAME_MAX_CHARS: Final = 128
 # A graph, a head, and weights in parts of 2 GB; a few times that.
 FILES_MAX: Final = 64
 # Twice what the largest public wav2vec2 has in float32 (XLS-R 2B, 8.6 GB): all of it is read into memory.
@@ -316,7 +318,13 @@ def _check(manifest: Manifest) -> None:
     """Refuse what no daemon could run."""
     audio, decision, rolling = manifest.audio, manifest.decision, manifest.calibration.rolling
     _must(manifest.format == FORMAT, "format", manifest.format, str(FORMAT))
-    _must(bool(manifest.name) and " " not in manifest.name, "name", manifest.name, "a name without spaces")
+    name = manifest.name
+    _must(
+        name.isprintable() and " " not in name and 0 < len(name) <= NAME_MAX_CHARS,
+        "name",
+        name,
+        f"1 to {NAME_MAX_CHARS} printable characters without spaces",
+    )
     _must(audio.rate_hz in RATES_HZ, "audio.rate_hz", audio.rate_hz, f"one of {RATES_HZ}")
     _must(
         0 < audio.window_samples <= 60 * audio.rate_hz,
@@ -342,7 +350,7 @@ def _check(manifest: Manifest) -> None:
     for name in manifest.files:
         # A manifest must not reach outside its own folder.
         _must(
-            name not in ("", ".", "..") and "/" not in name and "\\" not in name,
+            name not in ("", ".", "..") and "/" not in name and "\\" not in name and name.isprintable(),
             "files",
             name,
             "a bare file name",

@@ -20,6 +20,8 @@ from streamdet.records import MAX_CHANNELS, RATES_HZ, Encoding
 
 ENV_PREFIX: Final = "STREAMDET_"
 SYSTEM_FILE: Final = Path("/etc/streamdet/streamdet.toml")
+# Thousands of clients, or of lines of comment; what is longer is another file, or a device that never ends.
+FILE_MAX_BYTES: Final = 1 << 20
 
 AnySection = TypeVar("AnySection", bound="Section")
 
@@ -244,13 +246,28 @@ def read_toml(path: Path) -> dict[str, Any]:
         ConfigError: it cannot be read or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        with path.open("rb") as file:
+            text = file.read(FILE_MAX_BYTES + 1)
     except FileNotFoundError:
         raise MissingError.of("config file", str(path), "a file that exists") from None
     except OSError as error:
         raise ConfigError.of("config file", str(path), f"a readable file ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config file {path}: {error}") from None
+    if len(text) > FILE_MAX_BYTES:
+        raise ConfigError.of("config file", str(path), f"at most {FILE_MAX_BYTES} bytes")
+    return parse_toml(text, f"config file {path}")
+
+
+def parse_toml(text: bytes, what: str) -> dict[str, Any]:
+    """Parse TOML; `what` names it in errors.
+
+    Raises:
+        ConfigError: it is not TOML.
+    """
+    try:
+        return tomllib.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        # Of UTF-8 and tomllib, and Python's own of a number of thousands of digits or as many brackets.
+        raise ConfigError(f"{what}: {error}") from None
 
 
 def _environment() -> dict[str, str]:
@@ -280,7 +297,7 @@ def _parsed(section: str, key: str, text: str) -> Any:
     if text.startswith("["):
         try:
             return json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError.of(f"{section}.{key}", text, f"a JSON list ({error})") from None
     return [part.strip() for part in text.split(",") if part.strip()]
 

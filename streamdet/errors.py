@@ -23,6 +23,10 @@ class StreamdetError(Exception):
 
     exit_code: ClassVar[int] = 70
 
+    def __str__(self) -> str:
+        """Give the line, whatever a peer or a file put into it; `in_one_line` says how."""
+        return in_one_line(super().__str__())
+
     @classmethod
     def of(cls, field: str, value: object, expected: str) -> Self:
         """Build the standard message: the field, the value that was found, what was expected."""
@@ -85,13 +89,32 @@ class BundleError(RefusedError):
 
 # Long enough to recognise a value, short enough for one log line.
 SHOWN_CHARS = 80
+# Above any message of ours, with a path and every key of a section in it; what is longer repeats what it was given.
+LINE_CHARS = 1000
 
 
 def shown(value: object) -> str:
-    """Return `value` as it appears in messages: its repr, from the middle cut to `SHOWN_CHARS`.
+    """Return `value` as it appears in messages: its repr, from the middle cut to `SHOWN_CHARS`."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # thousands of digits or of brackets, which Python does not write
+        text = f"a {type(value).__name__} too large to show"
+    return _cut(text, SHOWN_CHARS)
 
-    Both ends stay: a long path is known by its file name, a blob by how it begins.
+
+def in_one_line(text: str) -> str:
+    """Return `text` as a log can take it: printable, escaped where it is not, and at most `LINE_CHARS` long.
+
+    Messages quote names and keys as others wrote them. With a newline, the colour code of a terminal or a letter that
+    turns the writing direction, a peer could write lines of its own into our log.
     """
-    text = repr(value)
-    half = SHOWN_CHARS // 2
-    return text if len(text) <= SHOWN_CHARS else f"{text[: half - 1]}…{text[-half:]}"
+    text = _cut(text, LINE_CHARS)  # first, since escaping makes it up to ten times as long
+    if not text.isprintable():
+        text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return _cut(text, LINE_CHARS)
+
+
+def _cut(text: str, most: int) -> str:
+    """Both ends stay: a long path is known by its file name, a blob by how it begins."""
+    half = most // 2
+    return text if len(text) <= most else f"{text[: half - 1]}…{text[-half:]}"

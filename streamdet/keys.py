@@ -17,7 +17,6 @@ import os
 import re
 import struct
 import tempfile
-import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +27,7 @@ import zmq
 from pydantic import Field, field_validator, model_validator
 from zmq.utils import z85
 
-from streamdet.config import Section, read_toml, validated
+from streamdet.config import Section, parse_toml, read_toml, validated
 from streamdet.errors import ConfigError, MissingError, UsageError
 
 Role = Literal["send", "read", "control"]
@@ -285,10 +284,7 @@ def _check_own(found: Mapping[str, Client], field: str, path: Path) -> None:
 
 
 def _clients_of(lines: list[str], path: Path) -> dict[str, Client]:
-    try:
-        return _clients(tomllib.loads("".join(lines)), path)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"clients file {path}: {error}") from None
+    return _clients(parse_toml("".join(lines).encode("utf-8", "surrogateescape"), f"clients file {path}"), path)
 
 
 @contextmanager
@@ -297,7 +293,7 @@ def _edited(path: Path) -> Iterator[list[str]]:
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
-        lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
+        lines = path.read_text("utf-8", "surrogateescape").splitlines(keepends=True) if path.exists() else []
         yield lines
         _clients_of(lines, path)
         _replace(path, "".join(lines))

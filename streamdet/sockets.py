@@ -263,14 +263,16 @@ def host_and_port(field: str, address: str) -> tuple[str, int]:
     Raises:
         ConfigError: it is neither.
     """
-    parts = urlsplit(address if "//" in address else f"//{address}")
     try:
-        port = parts.port
-    except ValueError:
-        port = None
-    if parts.scheme not in ("", "tcp") or not parts.hostname or port is None or parts.path:
+        parts = urlsplit(address if "//" in address else f"//{address}")
+        host, port = parts.hostname, parts.port
+    except ValueError:  # a bracket that is not closed, letters that only look like others, a port that is no number
+        host, port = None, None
+    # urlsplit drops line breaks and tabs; what it finds beside host and port nobody would look at.
+    alone = address.isprintable() and host and not (parts.path or parts.query or parts.fragment or "@" in parts.netloc)
+    if host is None or port is None or not alone or parts.scheme not in ("", "tcp"):
         raise ConfigError.of(field, address, "host:port or tcp://host:port")
-    return parts.hostname, port
+    return host, port
 
 
 def check_endpoints(config: Config) -> None:

@@ -43,5 +43,5 @@ def parse(parts: Sequence[bytes]) -> Record:
         raise ProtocolError.of("topic", bytes(parts[0]), "v.<stream>.<channel>, e.<stream>, daemon or hb")
     try:
         return msgspec.json.decode(parts[1], type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError.of("message", bytes(parts[1]), f"the JSON of {kind.__name__} ({error})") from None

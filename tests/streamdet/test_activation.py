@@ -131,6 +131,7 @@ def test_an_address_of_ipv6_stands_in_brackets(name, address):
     ("variables", "message"),
     [
         ({"LISTEN_FDS": "many"}, "LISTEN_FDS: 'many', expected a number"),
+        ({"LISTEN_FDS": "9" * 5000}, "LISTEN_FDS: '999.*, expected a number of at most 64"),
         ({"LISTEN_FDS": "1000"}, "LISTEN_FDS: '1000', expected a number of at most 64"),
         ({"LISTEN_FDNAMES": "http:http"}, "LISTEN_FDNAMES: 'http:http', expected 1 names"),
         ({"LISTEN_FDNAMES": ""}, "LISTEN_FDNAMES: '', expected 1 names"),

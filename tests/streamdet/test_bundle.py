@@ -59,6 +59,10 @@ def test_missing_and_truncated_files_are_refused(tmp_path):
     [
         ({"format": 2}, "format: 2, expected 1"),
         ({"name": "two words"}, "name: 'two words'"),
+        ({"name": "two\nlines"}, r"name: 'two\\nlines'"),
+        ({"name": ""}, "name: '', expected 1 to 128 printable characters"),
+        ({"name": "x" * 129}, "expected 1 to 128 printable characters"),
+        ({"files": {"model.onnx": bundle.FileEntry("", 0), "a\0": bundle.FileEntry("", 0)}}, "a bare file name"),
         ({"audio": bundle.Audio(16001, 64000, 16000)}, "audio.rate_hz: 16001"),
         ({"audio": bundle.Audio(16000, 64000, 64001)}, "audio.hop_samples: 64001"),
         ({"audio": bundle.Audio(16000, 0, 1)}, "audio.window_samples: 0"),

@@ -41,6 +41,11 @@ def test_lists_in_the_environment_are_commas_or_json(monkeypatch):
         ("[decision]\nprior_spoof = 1.0\n", r"decision\.prior_spoof: 1\.0, expected less than 1"),
         ("scoring = 3\n", r"scoring: 3, expected"),
         ("[scoring\n", r"config file .*: .*line 1"),
+        ("[pcm]\nrate = " + "9" * 5000, r"config file .*: .*5000 digits"),
+        ("[scoring]\nthreads = 0x" + "f" * 5000, r"scoring\.threads: a int too large to show, expected"),
+        ("a = " + "[" * 5000, r"config file .*: maximum recursion depth"),
+        ('"a\\nb" = 1\n', r"^a\\nb: unknown key"),
+        (f"# {'x' * config.FILE_MAX_BYTES}", r"config file: '.*', expected at most 1048576 bytes"),
     ],
 )
 def test_mistakes_name_the_key_the_value_and_what_was_expected(tmp_path, text, message):
@@ -56,6 +61,13 @@ def test_unknown_environment_variables_are_mistakes_too(monkeypatch):
     monkeypatch.setenv("STREAMDET_SCORING__THREAD", "2")
     with pytest.raises(ConfigError, match=r"did you mean scoring\.threads"):
         config.load()
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, f"[{'9' * 5000}]", "[1,"])
+def test_a_list_that_is_none_is_told(text):
+    with pytest.raises(ConfigError, match=r"endpoints\.pcm: '\[.*, expected a JSON list") as caught:
+        config.load(None, {"endpoints.pcm": text})
+    assert "\n" not in str(caught.value)
 
 
 def test_a_flag_without_a_section_is_refused():

@@ -5,9 +5,11 @@ import itertools
 import subprocess
 import sys
 
+import pytest
 import zmq
 
 from streamdet import sockets
+from streamdet.errors import ConfigError
 from streamdet.sockets import ZmqSocket
 
 LOCAL = "tcp://127.0.0.1:*"
@@ -94,3 +96,24 @@ def test_a_sender_that_outruns_us_and_hangs_up_does_not_end_the_process():
     command = [sys.executable, "-c", DOES_NOT_READ, OUTRUNS]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("address", "where"),
+    [("tcp://127.0.0.1:1", ("127.0.0.1", 1)), ("[::1]:2", ("::1", 2)), ("localhost:0", ("localhost", 0))],
+)
+def test_an_address_is_a_host_and_a_port(address, where):
+    assert sockets.host_and_port("f", address) == where
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("tcp://[", "tcp://[::1", "[:1", "tcp://\u2100:1", "tcp://a:1?b", "tcp://a:1#b", "tcp://b@a:1", "tcp://a:1/b"),
+        *("tcp://a\n:1", "a\t:1", "a:\udc80", "a:99999", "a:-1", "udp://a:1", ":1", "a", ""),
+    ],
+)
+def test_what_is_no_address_is_refused_and_nothing_of_it_ignored(address):
+    with pytest.raises(ConfigError, match=r"^f: .*, expected host:port or tcp://host:port$") as caught:
+        sockets.host_and_port("f", address)
+    assert str(caught.value).isprintable()

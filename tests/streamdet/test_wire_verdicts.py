@@ -94,6 +94,8 @@ def test_fields_of_a_later_version_are_ignored():
         ([b"v.a.0", b"{"], "message: b'{', expected the JSON of Verdict"),
         ([b"e.a", b"{}"], "message: b'{}', expected the JSON of Event"),
         ([b"hb", b'{"epoch":"\xff"}'], "message: "),
+        ([b"hb", b'{"type":"hb","later":' + b"[" * 5000], "message: "),
+        ([b"v", rb'{"type":"a\nb"}'], "message: b'"),
         ([b"hb", b"\xff"], r"message: b'\xff', expected the JSON of Heartbeat"),
     ],
 )
@@ -101,3 +103,4 @@ def test_a_message_that_is_none_of_ours_is_told_by_what_was_expected(parts, line
     with pytest.raises(ProtocolError) as caught:
         verdicts.parse(parts)
     assert str(caught.value).startswith(line)
+    assert str(caught.value).isprintable()
