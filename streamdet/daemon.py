@@ -323,7 +323,8 @@ def run(config: Config) -> int:
     if config.daemon.dumpable:
         log.warning("daemon.dumpable: core dumps and tracers can see the calls' audio")
     else:
-        secrecy.keep()
+        secrecy.forbid_dumps()
+    secrecy.overwrite_freed()
     sys.setswitchinterval(SWITCH_S)
     open_more_files()
     try:

@@ -19,8 +19,8 @@ M_PERTURB: Final = -6
 FREED: Final = 0xDB
 
 
-def keep() -> None:
-    """Forbid core dumps and tracers, and have freed memory overwritten, from here to the process's end.
+def forbid_dumps() -> None:
+    """Forbid core dumps and tracers, from here to the process's end.
 
     Raises:
         StreamdetError: the kernel will not.
@@ -30,8 +30,11 @@ def keep() -> None:
         return  # RLIMIT_CORE is all there is
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
-        raise StreamdetError.of(
-            "prctl(PR_SET_DUMPABLE, 0)", ctypes.get_errno(), "no error: core dumps would show audio"
-        )
-    if hasattr(libc, "mallopt"):  # glibc's alone
+        raise StreamdetError.of("prctl(PR_SET_DUMPABLE, 0)", ctypes.get_errno(), "no error: a core would show audio")
+
+
+def overwrite_freed() -> None:
+    """Have the C library overwrite memory that is given back, from here to the process's end; glibc's alone can."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
         libc.mallopt(M_PERTURB, FREED)
