@@ -15,7 +15,7 @@ from streamdet.bundle import Manifest
 from streamdet.errors import ConfigError, OverloadError, ProtocolError
 from streamdet.line import Line
 from streamdet.records import AudioFormat, CloseReason, Event, EventType, Frame, Score, State, Verdict
-from streamdet.stream import ERROR_EVERY_S, Stream, check_size, one_channel
+from streamdet.stream import ERROR_EVERY_S, Stream, append_channels, check_size
 from streamdet.track import Job, Timeline, Track
 from streamdet.verdict import Tracker
 
@@ -356,11 +356,11 @@ class Engine:
         stream.played_s = max(stream.played_s, now_s) + samples / stream.format.rate_hz
         self._take_gap(stream, frame, now_s, transit_s)
         stream.next_seq = None if frame.seq is None else frame.seq + 1
+        if not stream.paused:
+            append_channels(stream.tracks, frame, now_s, transit_s)
         for track in stream.tracks:
             if stream.paused:
                 track.append_silence(samples, now_s, transit_s)
-            else:
-                track.append(one_channel(frame.payload, stream.format, track.channel), now_s, transit_s)
             self._queue(track)
         if stream.resume is not None:
             stream.full = any(track.full for track in stream.tracks)

@@ -184,14 +184,18 @@ class Pump:
             await self._due.wait()
             self._due.clear()
             while jobs := self._take(engine):
-                call = Call("preparation", len(jobs))
-                made = await self._attempt(engine, jobs, self._preparing, call, _make, jobs, self._scorer.manifest)
-                if made is None:
-                    continue
-                self._made += [each for each in made if each.ready.heard]
-                self._filled.set()
-                gated = [each for each in made if not each.ready.heard]
-                _settle(engine, gated, [Score(None, each.ready.speech_s[0]) for each in gated])
+                await self._prepare_some(engine, jobs)
+
+    async def _prepare_some(self, engine: Engine, jobs: list[Job]) -> None:
+        """Make windows ready; a method of its own, as the next is: a loop that waits would hold the last sound."""
+        call = Call("preparation", len(jobs))
+        made = await self._attempt(engine, jobs, self._preparing, call, _make, jobs, self._scorer.manifest)
+        if made is None:
+            return
+        self._made += [each for each in made if each.ready.heard]
+        self._filled.set()
+        gated = [each for each in made if not each.ready.heard]
+        _settle(engine, gated, [Score(None, each.ready.speech_s[0]) for each in gated])
 
     def _take(self, engine: Engine) -> list[Job]:
         """Some of what the next batches have room for, one for each run; each has a place for a lossless window."""
@@ -206,16 +210,19 @@ class Pump:
         while True:
             await self._filled.wait()
             while batch := self._next_batch():
-                self._due.set()  # there is room again
-                began_s = time.monotonic()
-                self._running += 1
-                call, jobs = Call("run", len(batch)), [made.job for made in batch]
-                scores = await self._attempt(engine, jobs, self._scoring, call, self._run, batch)
-                self._running -= 1
-                if scores is not None:
-                    self._scored(len(batch), time.monotonic() - began_s)
-                    _settle(engine, batch, scores)
+                await self._score_some(engine, batch)
             self._filled.clear()
+
+    async def _score_some(self, engine: Engine, batch: list[Made]) -> None:
+        self._due.set()  # there is room again
+        began_s = time.monotonic()
+        self._running += 1
+        call, jobs = Call("run", len(batch)), [made.job for made in batch]
+        scores = await self._attempt(engine, jobs, self._scoring, call, self._run, batch)
+        self._running -= 1
+        if scores is not None:
+            self._scored(len(batch), time.monotonic() - began_s)
+            _settle(engine, batch, scores)
 
     def _next_batch(self) -> list[Made]:
         """A fair share for the runs that could begin now, and as many as fill a bucket."""

@@ -28,6 +28,10 @@ Sums = NDArray[np.float32]
 """Pooling sums of one block, `(2 + 2 D,)`: docs/bundle.md has them. Never written to."""
 
 
+Payload = bytes | memoryview
+"""Audio on its way into a ring: a view of whatever memory it came in, which is overwritten once it was fed."""
+
+
 class AudioFormat(msgspec.Struct, frozen=True):
     """How a stream's bytes are to be read; fixed by its first frame."""
 
@@ -54,7 +58,7 @@ class Frame(msgspec.Struct, frozen=True):
     stream: str
     """Stream id: 1 to 128 bytes of printable UTF-8 without spaces."""
     format: AudioFormat
-    payload: bytes
+    payload: Payload
     """Whole samples of all channels, interleaved."""
     seq: int | None = None
     """Counts frames of this stream from 0."""

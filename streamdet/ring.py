@@ -28,7 +28,7 @@ class Ring:
         """Index of the oldest sample still here."""
         return max(self.origin_sample, self.end_sample - self._capacity)
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: bytes | bytearray | memoryview) -> None:
         """Take whole samples; the oldest make room."""
         count, rest = divmod(len(data), self._size)
         assert rest == 0, f"{len(data)} bytes are not whole samples of {self._size}"
@@ -60,7 +60,7 @@ class Ring:
         """Overwrite the audio with silence: nothing of a call stays in memory after it."""
         self._bytes[:] = self._silence * self._capacity
 
-    def _write(self, at_sample: int, data: bytes) -> None:
+    def _write(self, at_sample: int, data: bytes | bytearray | memoryview) -> None:
         first = at_sample % self._capacity * self._size
         head = min(len(data), len(self._bytes) - first)
         self._bytes[first : first + head] = data[:head]

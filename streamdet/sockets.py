@@ -200,11 +200,15 @@ class ZmqSocket:
         does. Without copying no memory is saved, since parts are short: this is about the question alone.
         """
         self._first = part = self._socket.recv(_NOBLOCK, copy=False)
-        parts = [part.bytes]
+        parts: list[bytes] = []
         while part.more:
-            part = self._socket.recv(_NOBLOCK, copy=False)
             parts.append(part.bytes)
+            part = self._socket.recv(_NOBLOCK, copy=False)
+        parts.append(self._last_part(part))
         return parts
+
+    def _last_part(self, part: zmq.Frame) -> bytes:
+        return part.bytes
 
     def _turn_over(self) -> None:
         """Do once what need not be done for each of the messages that a turn has handed to `take`."""

@@ -1,13 +1,13 @@
 """One call: its format, its tracks, the bookkeeping of its frames, and which frames it takes."""
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
 
 from streamdet.errors import ProtocolError
-from streamdet.records import AudioFormat, CloseReason, Frame
+from streamdet.records import AudioFormat, CloseReason, Frame, Payload
 from streamdet.track import Track
 
 # A longer silence than this is not a gap in a call but another call, or a wrong counter.
@@ -140,7 +140,7 @@ def described(form: AudioFormat) -> str:
     return f"{form.rate_hz} Hz {form.encoding}, {form.channels} channel(s)"
 
 
-def check_size(payload: bytes, block_bytes: int, most_bytes: int) -> None:
+def check_size(payload: Payload, block_bytes: int, most_bytes: int) -> None:
     """Refuse half samples, and more than a hop at once."""
     if len(payload) % block_bytes:
         raise ProtocolError.of("payload bytes", len(payload), f"a multiple of {block_bytes}: whole samples")
@@ -148,9 +148,16 @@ def check_size(payload: bytes, block_bytes: int, most_bytes: int) -> None:
         raise ProtocolError.of("payload bytes", len(payload), f"at most {most_bytes}: one hop of audio")
 
 
-def one_channel(payload: bytes, form: AudioFormat, channel: int) -> bytes:
-    """Pick one channel's samples out of an interleaved payload."""
+def append_channels(tracks: Sequence[Track], frame: Frame, now_s: float, transit_s: float | None) -> None:
+    """Give each track its channel's samples of an interleaved payload, and keep no copy of them elsewhere."""
+    form = frame.format
     if form.channels == 1:
-        return payload
-    samples = np.frombuffer(payload, f"V{form.sample_bytes}").reshape(-1, form.channels)
-    return samples[:, channel].tobytes()
+        tracks[0].append(frame.payload, now_s, transit_s)
+        return
+    samples = np.frombuffer(frame.payload, f"V{form.sample_bytes}").reshape(-1, form.channels)
+    own = bytearray(len(frame.payload) // form.channels)
+    one = np.frombuffer(own, samples.dtype)
+    for track in tracks:
+        one[:] = samples[:, track.channel]
+        track.append(own, now_s, transit_s)
+    own[:] = bytes(len(own))

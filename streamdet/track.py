@@ -170,7 +170,7 @@ class Track:
 
     # -- audio in ---------------------------------------------------------------------------------------------------
 
-    def append(self, data: bytes, now_s: float, transit_s: float | None) -> None:
+    def append(self, data: bytes | bytearray | memoryview, now_s: float, transit_s: float | None) -> None:
         """Take audio read at `now_s`."""
         self.ring.append(data)
         self._mark(now_s, transit_s)

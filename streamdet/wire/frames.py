@@ -84,7 +84,7 @@ def parse_carefully(parts: Sequence[bytes]) -> Frame:
     return Frame(
         stream=name,
         format=audio_format(fields),
-        payload=bytes(payload),
+        payload=payload,
         seq=integer(fields, "seq", 0, COUNT_MAX),
         start=integer(fields, "start", 0, COUNT_MAX),
         sent_at_s=_seconds(fields, "sent_at"),
@@ -103,7 +103,7 @@ def build(frame: Frame) -> list[bytes]:
         "event": "end" if frame.end else None,
     }
     fields.update({name: value for name, value in optional.items() if value is not None})
-    return [frame.stream.encode(), msgspec.json.encode(fields), frame.payload]
+    return [frame.stream.encode(), msgspec.json.encode(fields), bytes(frame.payload)]
 
 
 def parse_stream(data: bytes) -> str:

@@ -86,7 +86,9 @@ class PcmParser:
         block = self._form.block_bytes
         ready = len(self._buffer) if self._left is None else min(len(self._buffer), self._left)
         take = min(ready, most_bytes) // block * block
-        data = bytes(self._buffer[:take])
+        with memoryview(self._buffer) as view:
+            data = bytes(view[:take])
+            view[:take] = bytes(take)  # what leaves stays in the buffer's memory otherwise, until that is used again
         del self._buffer[:take]
         if self._left is not None:
             self._left -= take

@@ -36,7 +36,7 @@ def needles(payload: bytes, form: AudioFormat, windows_s: Sequence[tuple[float, 
     return sorted(set(found))
 
 
-def loud(data: bytes, samples: int, size: int, form: AudioFormat, number: int = 8) -> list[bytes]:
+def loud(data: bytes, samples: int, size: int, form: AudioFormat, number: int = 4) -> list[bytes]:
     """Up to `number` pieces of `samples` samples, spread over `data`, each the loudest of its part and none silent."""
     level = np.abs(decode(data, form.encoding))
     step = level.size // number
