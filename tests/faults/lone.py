@@ -17,7 +17,7 @@ from typing import Any
 
 import zmq
 
-from streamdet.records import AudioFormat, Frame
+from streamdet.records import AudioFormat, Frame, Heartbeat
 from streamdet.wire import frames, verdicts
 
 STREAMDET = str(Path(sys.executable).with_name("streamdet"))
@@ -64,6 +64,7 @@ class Lone:
         self.push = self.connect(zmq.PUSH, "audio")
         self.sub = self.connect(zmq.SUB, "verdicts")
         self.sub.subscribe("")
+        self.until(lambda it: isinstance(it, Heartbeat))  # or the first events would go out before anybody listens
 
     def _wait_until_ready(self, manager: socket.socket) -> None:
         deadline_s = time.monotonic() + PATIENCE_S
