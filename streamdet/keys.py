@@ -17,14 +17,14 @@ import os
 import re
 import struct
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, get_args
 
 import msgspec
 import zmq
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 from zmq.utils import z85
 
 from streamdet.config import Section, parse_toml, read_toml, validated
@@ -60,12 +60,6 @@ class Client(Section):
         if value is not None and not is_key(value):
             raise ValueError("40 characters of Z85")
         return value
-
-    @model_validator(mode="after")
-    def _is_somebody(self) -> Self:
-        if self.curve is None and self.token_sha256 is None:
-            raise ValueError("curve or token_sha256")
-        return self
 
 
 class Clients:
@@ -196,6 +190,18 @@ def credential(name: str) -> Path | None:
     return path if path is not None and path.is_file() else None
 
 
+def client(roles: Sequence[str], curve: str | None, token_hash: str | None) -> Client:
+    """Make a client of what somebody typed.
+
+    Raises:
+        UsageError: a role, the key or the hash is none, or there is neither of the latter.
+    """
+    try:
+        return _client({"roles": roles, "curve": curve, "token_sha256": token_hash})
+    except ConfigError as error:
+        raise UsageError(str(error)) from None
+
+
 # -- the clients file ----------------------------------------------------------------------------------------------
 
 
@@ -262,16 +268,23 @@ def _clients(tree: Mapping[str, Any], path: Path) -> dict[str, Client]:
     for name, table in tree.items():
         if not NAME.fullmatch(name) or not isinstance(table, dict):
             raise ConfigError(f"clients file {path}: {name!r}, expected a table [name] of letters, digits, _ and -")
-        if not SHA256.fullmatch(str(table.get("token_sha256", "0" * 64))):
-            # Perhaps the token itself, which belongs in no log.
-            raise ConfigError(f"clients file {path}: [{name}] token_sha256: (not shown), expected 64 hex digits")
         try:
-            found[name] = validated(Client, table)
+            found[name] = _client(table)
         except ConfigError as error:
             raise ConfigError(f"clients file {path}: [{name}] {error}") from None
     for field in ("curve", "token_sha256"):
         _check_own(found, field, path)
     return found
+
+
+def _client(table: Mapping[str, Any]) -> Client:
+    if not SHA256.fullmatch(str(table.get("token_sha256") or "0" * 64)):
+        # Perhaps the token itself, which belongs in no log.
+        raise ConfigError("token_sha256: (not shown), expected 64 hex digits")
+    made = validated(Client, table)
+    if made.curve is None and made.token_sha256 is None:
+        raise ConfigError("curve: not set, expected one of curve, token_sha256")
+    return made
 
 
 def _check_own(found: Mapping[str, Client], field: str, path: Path) -> None:

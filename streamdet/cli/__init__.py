@@ -12,7 +12,21 @@ from typing import Final, cast
 
 import typer
 
-from streamdet.cli import bench, check, config, demo, install_service, run, score, send, sign, status, tail, version
+from streamdet.cli import (
+    bench,
+    check,
+    config,
+    demo,
+    install_service,
+    keys,
+    run,
+    score,
+    send,
+    sign,
+    status,
+    tail,
+    version,
+)
 from streamdet.errors import DataError, MissingError, StreamdetError, UsageError
 
 COMMANDS: Final[dict[str, Callable[..., None]]] = {
@@ -41,6 +55,7 @@ def application() -> typer.Typer:
     for found in sorted(entry_points(group="streamdet.commands")):
         app.command(found.name)(found.load())
     app.add_typer(bench.group(), name="bench")
+    app.add_typer(keys.group(), name="keys")
     return app
 
 

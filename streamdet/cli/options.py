@@ -8,6 +8,7 @@ import typer
 from streamdet import config
 from streamdet.config import Config
 from streamdet.errors import UsageError
+from streamdet.keys import Identity
 
 ConfigFile = Annotated[
     Path | None,
@@ -19,7 +20,16 @@ Settings = Annotated[
 ]
 BundlePath = Annotated[Path | None, typer.Option("--bundle", help="Folder of the bundle; without one, the config's.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+IdentityFile = Annotated[
+    Path | None,
+    typer.Option("--identity", envvar="STREAMDET_IDENTITY", help="Who you are: a file of streamdet keys new."),
+]
 BenchOut = Annotated[Path | None, typer.Option("--out", help="Folder for the bench's JSON file and PNG plot.")]
+
+
+def read_identity(file: Path | None) -> Identity | None:
+    """Read who the user is, where the daemon asks."""
+    return None if file is None else Identity.read(file)
 
 
 def read_config(file: Path | None, settings: list[str] | None, bundle: Path | None = None) -> Config:

@@ -15,8 +15,10 @@ import typer
 import zmq
 
 from streamdet.audio import encode, read_recording, resample
-from streamdet.cli.options import ConfigFile, Settings, read_config
+from streamdet.cli.options import ConfigFile, IdentityFile, Settings, read_config, read_identity
 from streamdet.errors import ConfigError, DataError, ProtocolError, StreamdetError, UnreachableError, UsageError
+from streamdet.guard import present
+from streamdet.keys import Identity
 from streamdet.records import MAX_CHANNELS, RATES_HZ, AudioFormat, Encoding, Frame
 from streamdet.sockets import host_and_port
 from streamdet.wire import frames
@@ -54,6 +56,7 @@ def send(
     channels: Annotated[int, typer.Option(help="Channels on stdin.")] = 1,
     frame_ms: Annotated[int, typer.Option(min=10, max=FRAME_MS, help="Audio in a message.")] = FRAME_MS,
     pcm: Annotated[bool, typer.Option("--pcm", help="Over raw PCM in real time too.")] = False,
+    identity: IdentityFile = None,
 ) -> None:
     """Stream a recording to a daemon: over ZeroMQ in real time, over raw PCM when faster."""
     endpoints = read_config(config, set_).endpoints
@@ -69,8 +72,9 @@ def send(
     names = [name] if calls == 1 else [f"{name}-{number}" for number in range(1, calls + 1)]
     for each in names:
         frames.parse_stream(each.encode())
+    who = read_identity(identity)
     try:
-        asyncio.run(_send(source, names, wanted, rate, speed, frame_ms / 1000, address, lossless=lossless))
+        asyncio.run(_send(source, names, wanted, rate, speed, frame_ms / 1000, address, who, lossless=lossless))
     except* StreamdetError as group:
         raise group.exceptions[0] from None  # of many calls that fail alike, one line says it
 
@@ -101,6 +105,7 @@ async def _send(
     speed: float,
     frame_s: float,
     address: str,
+    identity: Identity | None,
     *,
     lossless: bool,
 ) -> None:
@@ -112,7 +117,7 @@ async def _send(
         # Starts are spread over a second, as those of real calls are.
         groups = [([name], _cut(data, form, frame_s), at / len(names)) for at, name in enumerate(names)]
     typer.echo(f"{source} as {names[0]}{f' to {names[-1]}' if len(names) > 1 else ''} to {address}", err=True)
-    with _push(address if not lossless else "") as push:
+    with _push(address if not lossless else "", identity) as push:
         async with asyncio.TaskGroup() as tasks:
             for group, payloads, delay_s in groups:
                 sinks = [await _sink(push, address, name, form, lossless=lossless) for name in group]
@@ -254,10 +259,11 @@ class PcmSink:
             raise ProtocolError(answer.decode(errors="replace").removeprefix("ERROR ").strip())
 
 
-def _push(address: str) -> "zmq.Socket[bytes]":
+def _push(address: str, identity: Identity | None = None) -> "zmq.Socket[bytes]":
     """Return a PUSH socket; frames wait in it only once a daemon is there."""
     socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUSH)
     socket.setsockopt(zmq.IMMEDIATE, 1)
+    present(socket, identity)
     socket.setsockopt(zmq.SNDHWM, 10_000)
     socket.setsockopt(zmq.LINGER, 2000)
     try:

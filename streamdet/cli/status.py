@@ -9,8 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from streamdet.cli.options import AsJson, ConfigFile, Settings, read_config
+from streamdet.cli.options import AsJson, ConfigFile, IdentityFile, Settings, read_config, read_identity
 from streamdet.errors import StreamdetError, UnreachableError
+from streamdet.guard import present
+from streamdet.keys import Identity
 
 # A daemon answers from its loop in milliseconds; one that does not in this time is gone or stuck.
 PATIENCE_MS = 2000
@@ -18,9 +20,16 @@ PATIENCE_MS = 2000
 Address = Annotated[str | None, typer.Option("--address", help="Control address; without one, the config's.")]
 
 
-def status(config: ConfigFile = None, set_: Settings = None, address: Address = None, json: AsJson = False) -> None:
+def status(
+    config: ConfigFile = None,
+    set_: Settings = None,
+    address: Address = None,
+    json: AsJson = False,
+    identity: IdentityFile = None,
+) -> None:
     """List the open tracks of a running daemon."""
-    answer = ask(address or read_config(config, set_).endpoints.control, {"op": "status"})
+    where = address or read_config(config, set_).endpoints.control
+    answer = ask(where, {"op": "status"}, read_identity(identity))
     if json:
         for track in answer["tracks"]:
             typer.echo(msgspec.json.encode(track).decode())
@@ -34,23 +43,27 @@ def status(config: ConfigFile = None, set_: Settings = None, address: Address = 
     Console().print(_table(answer["tracks"]))
 
 
-def ask(address: str, request: dict[str, Any]) -> dict[str, Any]:
+def ask(address: str, request: dict[str, Any], identity: Identity | None = None) -> dict[str, Any]:
     """Ask the daemon one thing.
 
     Raises:
         UnreachableError: no answer.
+        ConfigError: the identity does not name a daemon.
         StreamdetError: it refused.
     """
     socket: zmq.Socket[bytes]
     with zmq.Context.instance().socket(zmq.REQ) as socket:
         socket.setsockopt(zmq.LINGER, 0)
+        present(socket, identity)
         try:
             socket.connect(address)
         except zmq.ZMQError as error:
             raise UnreachableError.of("control", address, f"a ZeroMQ address ({error})") from None
         socket.send(msgspec.json.encode(request))
         if not socket.poll(PATIENCE_MS):
-            raise UnreachableError.of("control", address, "a daemon that answers; is it running?")
+            raise UnreachableError.of(
+                "control", address, "a daemon that answers; does it run, and know your --identity?"
+            )
         answer: dict[str, Any] = msgspec.json.decode(socket.recv())
     if not answer.get("ok"):
         raise StreamdetError(f"the daemon refused: {answer.get('error')}")

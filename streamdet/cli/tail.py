@@ -12,8 +12,10 @@ from rich.console import Console
 from rich.live import Live
 
 from streamdet.cli.board import Board, line
-from streamdet.cli.options import AsJson, ConfigFile, Settings, read_config
+from streamdet.cli.options import AsJson, ConfigFile, IdentityFile, Settings, read_config, read_identity
 from streamdet.errors import ProtocolError, UnreachableError
+from streamdet.guard import present
+from streamdet.keys import Identity
 from streamdet.records import Heartbeat, Verdict
 from streamdet.sockets import notice_silence
 from streamdet.wire import verdicts
@@ -32,10 +34,11 @@ def tail(
     set_: Settings = None,
     address: Address = None,
     json: AsJson = False,
+    identity: IdentityFile = None,
 ) -> None:
     """Watch verdicts: a live table on a terminal, lines when piped; goes on when the daemon comes back."""
     where = address or read_config(config, set_).endpoints.verdicts
-    with subscribed(where, streams or [""]) as socket:
+    with subscribed(where, streams or [""], read_identity(identity)) as socket:
         if json:
             for record in _new(records(socket)):
                 if record is not None and not isinstance(record, Heartbeat):
@@ -48,13 +51,15 @@ def tail(
                     _print(line(record))
 
 
-def subscribed(address: str, streams: list[str]) -> "zmq.Socket[bytes]":
+def subscribed(address: str, streams: list[str], identity: Identity | None = None) -> "zmq.Socket[bytes]":
     """Subscribe to verdicts and events of streams by the beginning of their ids, and to heartbeats.
 
     Raises:
         UnreachableError: it is not a ZeroMQ address.
+        ConfigError: the identity does not name a daemon.
     """
     socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
+    present(socket, identity)
     notice_silence(socket)  # then libzmq connects anew by itself
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
     socket.setsockopt(zmq.LINGER, 0)

@@ -95,7 +95,7 @@ def test_a_broken_or_absent_file_is_told_once_and_changes_nothing(path):
         ("['a b']\nroles = ['send']", "expected a table"),
         (f"[a]\nroles = ['hear']\ncurve = '{key()}'", r"\[a\] roles: 'hear', expected"),
         (f"[a]\nroles = []\ncurve = '{key()}'", r"\[a\] roles"),
-        ("[a]\nroles = ['send']", "curve or token_sha256"),
+        ("[a]\nroles = ['send']", "one of curve, token_sha256"),
         ("[a]\nroles = ['send']\ncurve = 'short'", "40 characters of Z85"),
         (f"[a]\nroles = ['send']\ncurve = '{'#' * 40}'", "40 characters of Z85"),
         ("[a]\nroles = ['send']\ntoken = 'x'", "token: unknown key, did you mean token_sha256"),
