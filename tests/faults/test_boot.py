@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import json
 import os
 import shutil
 import signal
@@ -15,8 +16,10 @@ from typing import Final, Self
 
 import pytest
 
+from streamdet.audio import encode
 from streamdet.bundle import starter_path
 from streamdet.config import Endpoints
+from tests.faults import bundles
 from tests.faults.calls import Calls
 from tests.faults.harness import PATIENCE_S, figure, wait_for
 from tests.faults.machine import CannotBootError, Machine, build
@@ -254,6 +257,63 @@ def test_without_a_watchdog_nobody_notices(served):
         time.sleep(7)
         assert (served.pid, served.show("NRestarts")) == (pid, "0")
         os.kill(pid, signal.SIGCONT)
+
+
+# -- a run that hangs ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hanging(machine: Machine) -> Iterator[Machine]:
+    """The service with a model that does not come back from loud windows."""
+    folder = machine.root / "var/lib/streamdet/bundles/hanging"
+    bundles.hanging(folder)
+    machine.settle(bundle={"path": "/var/lib/streamdet/bundles/hanging"})
+    start(machine)
+    yield machine
+    machine.settle()
+    shutil.rmtree(folder)
+
+
+def shout() -> float:
+    """Send a second at full scale over raw PCM; when all of it was sent (monotonic s)."""
+    form = {"stream": "loud", "rate": bundles.RATE_HZ, "encoding": "s16le"}
+    with socket.create_connection(("127.0.0.1", 5563), PATIENCE_S) as line:
+        line.sendall(b"STREAMDET " + json.dumps(form).encode() + b"\n" + encode(bundles.loud(1.0)[:, None], "s16le"))
+        return time.monotonic()
+
+
+def test_a_hung_run_is_noticed_and_calls_go_on_in_the_next_process(hanging, ends, dial):
+    recorder = ends.enter_context(Recorder(VERDICTS))
+    calls = dial(AUDIO)
+    streams = [calls.stream(number) for number in calls.open(CALLS)]
+    recorder.await_verdicts(streams, 2)
+    pid = hanging.pid
+    with Knocking() as knocking:
+        sent_s = shout()
+        again_s = serving_again(hanging, pid)
+        recorder.await_verdicts(streams, 1, since_s=again_s)
+    tracks = recorder.histories(calls.prefix).values()
+    said = [line for line in hanging.log("_PID=1") if "Watchdog request" in str(line["MESSAGE"])]
+    assert len(said) == 1  # WATCHDOG=trigger, and not the watchdog's own patience
+    figure(
+        "hung_run",
+        noticed_s=int(said[0]["__MONOTONIC_TIMESTAMP"]) / 1e6 - sent_s,
+        serving_s=again_s - sent_s,
+        verdict_gap_s=max(track.longest_wait_s() for track in tracks),
+        refused=knocking.refused,
+    )
+    assert (hanging.show("NRestarts"), knocking.refused) == ("1", 0)
+
+
+def test_without_a_deadline_a_hung_run_goes_on(hanging):
+    """The control: for longer than the deadline takes."""
+    hanging.settle(bundle={"path": "/var/lib/streamdet/bundles/hanging"}, scoring={"threads": 1, "deadline_s": 3600})
+    start(hanging)
+    pid = hanging.pid
+    shout()
+    time.sleep(4)
+    assert (hanging.pid, hanging.show("NRestarts")) == (pid, "0")
+    stop(hanging)
 
 
 # -- a start that cannot succeed -------------------------------------------------------------------------------------
