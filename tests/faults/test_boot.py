@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import threading
 import time
@@ -15,7 +16,9 @@ from pathlib import Path
 from typing import Final, Self
 
 import pytest
+import zmq
 
+from streamdet import keys
 from streamdet.audio import encode
 from streamdet.bundle import starter_path
 from streamdet.config import Endpoints
@@ -380,6 +383,59 @@ def test_callers_that_start_it_again_would_be_noticed(served):
         wait_for(lambda: served.show("InvocationID") != before)
     finally:
         served.run("systemctl", "unmask", "streamdet-refused.target")
+
+
+# -- keys ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def guarded(machine: Machine) -> Iterator[tuple[Machine, keys.Identity, keys.Identity]]:
+    """The service with a server key in the credential store and one client in its file; both identities."""
+    server, client = keys.Identity.new(), keys.Identity.new()
+    stored, clients = (
+        machine.root / path for path in ("etc/credstore/streamdet.server.key", "etc/streamdet/clients.toml")
+    )
+    stored.parent.mkdir(mode=0o700, exist_ok=True)
+    server.write(stored)
+    keys.allow(clients, "desk", keys.Client(roles=("control",), curve=client.public))
+    machine.settle(security={"everywhere": True, "clients": "/etc/streamdet/clients.toml"})
+    yield machine, server, client
+    machine.settle()
+    stored.unlink(missing_ok=True)
+    clients.unlink()
+
+
+def health(server: keys.Identity, client: keys.Identity, patience_s: float = PATIENCE_S) -> bool:
+    """Whether a client with this key gets an answer to `status`."""
+    with zmq.Context() as context, context.socket(zmq.REQ) as req:
+        req.setsockopt(zmq.LINGER, 0)
+        req.setsockopt_string(zmq.CURVE_SERVERKEY, server.public)
+        req.setsockopt_string(zmq.CURVE_PUBLICKEY, client.public)
+        req.setsockopt_string(zmq.CURVE_SECRETKEY, client.secret)
+        req.connect(CONTROL)
+        req.send_json({"op": "status"})
+        return bool(req.poll(int(1000 * patience_s))) and req.recv_json()["ok"]
+
+
+def test_the_servers_key_comes_from_the_credential_store(guarded):
+    machine, server, client = guarded
+    start(machine)
+    assert health(server, client)
+    assert not health(server, keys.Identity.new(), 1.0)
+    handed = machine.inside / "run/credentials/streamdet.service/server.key"
+    assert handed.read_bytes() == (machine.root / "etc/credstore/streamdet.server.key").read_bytes()
+    assert stat.S_IMODE(handed.stat().st_mode) & 0o027 == 0
+
+
+def test_without_the_file_the_unit_starts_and_the_daemon_says_what_it_lacks(guarded):
+    """An absent credential is no reason for systemd not to start the service; here it is one for the daemon."""
+    machine, _, _ = guarded
+    (machine.root / "etc/credstore/streamdet.server.key").unlink()
+    machine.run("systemctl", "restart", "streamdet", check=False)
+    machine.await_state("failed")
+    assert machine.show("ExecMainStatus") == "78"
+    assert any("security.server_key" in str(line["MESSAGE"]) for line in machine.journal())
+    stop(machine)
 
 
 # -- limits ----------------------------------------------------------------------------------------------------------
