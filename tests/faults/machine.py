@@ -37,6 +37,21 @@ CONTROLLERS: Final = ("memory", "devices", "pids", "cpu", "cpuacct")
 PROPAGATE: Final = Path("/run/systemd/nspawn/propagate")
 HOME: Final = Path("opt/streamdet")
 UNIT: Final = "streamdet.service"
+# Starts nspawn in its cgroups and takes them away when it has ended. It ends nspawn when we end, however we do.
+KEEPER: Final = r"""
+propagate=$1; shift
+while [[ $1 != -- ]]; do groups+=("$1"); shift; done; shift
+(for group in "${groups[@]}"; do echo "$BASHPID" >"$group/cgroup.procs" || exit 9; done; exec "$@") & nspawn=$!
+trap 'kill -TERM "$nspawn"' TERM
+while kill -0 "$nspawn" 2>/dev/null; do wait "$nspawn"; done
+for try in {1..200}; do  # the last process's end takes a moment to be noticed
+    left=; for group in "${groups[@]}"; do
+        [[ ! -d $group ]] || find "$group" -depth -type d -exec rmdir {} + 2>/dev/null || left=yes
+    done
+    [[ $left ]] || break; sleep 0.05
+done
+rmdir "$propagate" 2>/dev/null  # nspawn leaves it where /run is no file system of its own
+"""
 
 
 class CannotBootError(Exception):
@@ -102,7 +117,7 @@ class Machine:
         """Boot nothing yet; `console` gets what the container says."""
         self.root: Final = root
         self._console: Final = console
-        self._name: Final = f"streamdet-test-{os.getpid()}"
+        self.name: Final = f"streamdet-test-{os.getpid()}"
         self._cgroups: Final[list[Path]] = []
 
     # -- its life ----------------------------------------------------------------------------------------------------
@@ -114,7 +129,6 @@ class Machine:
             CannotBootError: it does not come up.
         """
         with contextlib.ExitStack() as stack:
-            stack.callback(self._forget_cgroups)
             self._make_cgroups()
             self._spawn()
             stack.callback(self._power_off)
@@ -136,10 +150,12 @@ class Machine:
                 mount = CGROUPS  # version 2 alone
             if not mount.is_dir():
                 continue
-            own = mount / path.lstrip("/") / self._name
+            own = mount / path.lstrip("/") / self.name
             try:
                 own.mkdir()
             except OSError as error:
+                for made in self._cgroups:
+                    made.rmdir()
                 raise CannotBootError(f"no cgroup of our own: {error}") from None
             self._cgroups.append(own)
             for setting in ("cpuset.cpus", "cpuset.mems"):  # empty in a new one, which then takes no process
@@ -147,30 +163,30 @@ class Machine:
                     (own / setting).write_text((own.parent / setting).read_text("utf-8"), "utf-8")
 
     def _spawn(self) -> None:
-        enter = 'while [[ $1 != -- ]]; do echo $$ >"$1/cgroup.procs" || exit 9; shift; done; shift; exec "$@"'
         packages = Path(msgspec.__file__).parents[1]
+        keeper = ("setpriv", "--pdeathsig=TERM", "--", "bash", "-c", KEEPER, "keeper", str(PROPAGATE / self.name))
         nspawn = [
-            *("setpriv", "--pdeathsig=TERM", "--", "systemd-nspawn", "-q", "--boot", f"--directory={self.root}"),
-            *("--register=no", "--keep-unit", f"--machine={self._name}", "--console=pipe", "--private-network"),
-            *("--system-call-filter=bpf", "--capability=CAP_BPF", f"--bind-ro={packages}:/opt/dependencies"),
+            *("systemd-nspawn", "-q", "--boot", f"--directory={self.root}", f"--bind-ro={packages}:/opt/dependencies"),
+            *("--register=no", "--keep-unit", f"--machine={self.name}", "--console=pipe", "--private-network"),
+            *("--system-call-filter=bpf", "--capability=CAP_BPF"),
         ]
         with self._console.open("wb") as console:
-            self._nspawn = subprocess.Popen(
-                ["bash", "-c", enter, "enter", *map(str, self._cgroups), "--", *nspawn],
+            self._keeper = subprocess.Popen(
+                [*keeper, *map(str, self._cgroups), "--", *nspawn],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,
             )
 
     def _await_boot(self) -> None:
-        children = Path(f"/proc/{self._nspawn.pid}/task/{self._nspawn.pid}/children")
+        """Find the container's first process, the keeper's grandchild, and wait until it has started everything."""
         deadline_s = time.monotonic() + PATIENCE_S
         while True:
-            if self._nspawn.poll() is not None or time.monotonic() > deadline_s:
+            if self._keeper.poll() is not None or time.monotonic() > deadline_s:
                 raise CannotBootError(f"systemd-nspawn: {self._console.read_text('utf-8', 'replace')[-500:]}")
-            found = children.read_text("utf-8").split()
+            found = [leader for nspawn in _children(self._keeper.pid) for leader in _children(nspawn)]
             if found:
-                self._leader = int(found[0])
+                self._leader = found[0]
                 if self.run("systemctl", "is-system-running", check=False).strip() in ("running", "degraded"):
                     return
             time.sleep(0.05)
@@ -184,26 +200,14 @@ class Machine:
             self.run("systemctl", "daemon-reexec")
 
     def _power_off(self) -> None:
-        """As one asks systemd to, and if it does not, as one asks nspawn to."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(getattr(self, "_leader", self._nspawn.pid), signal.SIGRTMIN + 4)
-        for ask in (lambda: None, self._nspawn.terminate, self._nspawn.kill):
+        """As one asks systemd to, and if it does not, as one asks nspawn to; then the keeper tidies up."""
+        with contextlib.suppress(ProcessLookupError, AttributeError):
+            os.kill(self._leader, signal.SIGRTMIN + 4)
+        for ask in (lambda: None, self._keeper.terminate, self._keeper.terminate, self._keeper.kill):
             ask()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._nspawn.wait(PATIENCE_S / 3)
+                self._keeper.wait(PATIENCE_S / 3)
                 return
-
-    def _forget_cgroups(self) -> None:
-        with contextlib.suppress(OSError):  # nspawn leaves it where /run is no file system of its own
-            (PROPAGATE / self._name).rmdir()
-        for own in self._cgroups:
-            for _ in range(100):  # the last process's end takes a moment to be noticed
-                for folder, _, _ in os.walk(own, topdown=False):
-                    with contextlib.suppress(OSError):
-                        Path(folder).rmdir()
-                if not own.exists():
-                    break
-                time.sleep(0.05)
 
     # -- what one does in it -----------------------------------------------------------------------------------------
 
@@ -289,6 +293,13 @@ class Machine:
     def await_state(self, *wanted: str, unit: str = UNIT) -> str:
         """Wait for one of some states: active, inactive, failed, ..."""
         return str(wait_for(lambda: (found := self.show("ActiveState", unit)) in wanted and found, why=str(wanted)))
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text("utf-8").split()]
+    except OSError:
+        return []
 
 
 def _pid_namespace(pid: int) -> str:

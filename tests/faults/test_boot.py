@@ -25,7 +25,7 @@ from streamdet.config import Endpoints
 from tests.faults import bundles
 from tests.faults.calls import Calls
 from tests.faults.harness import PATIENCE_S, figure, wait_for
-from tests.faults.machine import CannotBootError, Machine, build
+from tests.faults.machine import CGROUPS, CannotBootError, Machine, build
 from tests.faults.recorder import Recorder, account
 
 AUDIO, VERDICTS, CONTROL = Endpoints().audio, Endpoints().verdicts, Endpoints().control
@@ -53,6 +53,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         yield booted
     finally:
         booted.__exit__(None, None, None)
+        shutil.rmtree(booted.root)
+        assert not list(CGROUPS.rglob(booted.name)), "cgroups are left"
 
 
 @pytest.fixture
