@@ -16,6 +16,7 @@ from streamdet.cli import (
     bench,
     check,
     config,
+    control,
     demo,
     install_service,
     keys,
@@ -25,6 +26,7 @@ from streamdet.cli import (
     sign,
     status,
     tail,
+    top,
     version,
 )
 from streamdet.errors import DataError, MissingError, StreamdetError, UsageError
@@ -34,12 +36,14 @@ COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "check": check.check,
     "config": config.config,
     "tail": tail.tail,
+    "top": top.top,
     "send": send.send,
     "score": score.score,
     "sign": sign.sign,
     "demo": demo.demo,
     "status": status.status,
     "install-service": install_service.install_service,
+    "control": control.control,
     "version": version.version,
 }
 # What the command line library raises for every misuse; it has a public name for this leaf only.

@@ -1,4 +1,4 @@
-"""`streamdet status`: every open track, asked over the control socket."""
+"""`streamdet status`: how a daemon is and every open track, asked over the control socket."""
 
 from typing import Annotated, Any
 
@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from streamdet.cli.options import AsJson, ConfigFile, IdentityFile, Settings, read_config, read_identity
+from streamdet.cli.summary import flat, summary
 from streamdet.errors import StreamdetError, UnreachableError
 from streamdet.guard import present
 from streamdet.keys import Identity
@@ -27,20 +28,18 @@ def status(
     json: AsJson = False,
     identity: IdentityFile = None,
 ) -> None:
-    """List the open tracks of a running daemon."""
+    """Say how a running daemon is, and list its open tracks."""
     where = address or read_config(config, set_).endpoints.control
     answer = ask(where, {"op": "status"}, read_identity(identity))
     if json:
-        for track in answer["tracks"]:
-            typer.echo(msgspec.json.encode(track).decode())
+        for one in flat(answer):
+            typer.echo(msgspec.json.encode(one).decode())
         return
-    counts = answer["counts"]
-    typer.echo(
-        f"{answer['model']}: {counts['streams']} streams, {counts['tracks']} tracks, "
-        f"{counts['windows']} windows, {counts['skipped']} skipped",
-        err=True,
-    )
-    Console().print(_table(answer["tracks"]))
+    console = Console()
+    for line in summary(answer):
+        console.print(line, soft_wrap=True)
+    if answer["tracks"]:
+        console.print(Text(), _table(answer["tracks"]))
 
 
 def ask(address: str, request: dict[str, Any], identity: Identity | None = None) -> dict[str, Any]:
@@ -51,14 +50,7 @@ def ask(address: str, request: dict[str, Any], identity: Identity | None = None)
         ConfigError: the identity does not name a daemon.
         StreamdetError: it refused.
     """
-    socket: zmq.Socket[bytes]
-    with zmq.Context.instance().socket(zmq.REQ) as socket:
-        socket.setsockopt(zmq.LINGER, 0)
-        present(socket, identity)
-        try:
-            socket.connect(address)
-        except zmq.ZMQError as error:
-            raise UnreachableError.of("control", address, f"a ZeroMQ address ({error})") from None
+    with asking(address, identity) as socket:
         socket.send(msgspec.json.encode(request))
         if not socket.poll(PATIENCE_MS):
             raise UnreachableError.of(
@@ -68,6 +60,26 @@ def ask(address: str, request: dict[str, Any], identity: Identity | None = None)
     if not answer.get("ok"):
         raise StreamdetError(f"the daemon refused: {answer.get('error')}")
     return answer
+
+
+def asking(address: str, identity: Identity | None = None) -> "zmq.Socket[bytes]":
+    """Connect to a daemon's control socket, for requests that need not wait for each other's answers.
+
+    Raises:
+        UnreachableError: it is not a ZeroMQ address.
+        ConfigError: the identity does not name a daemon.
+    """
+    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+    socket.setsockopt(zmq.LINGER, 0)
+    # Requests that nobody takes: what is asked again in a second need not wait for a daemon that is gone.
+    socket.setsockopt(zmq.SNDHWM, 2)
+    present(socket, identity)
+    try:
+        socket.connect(address)
+    except zmq.ZMQError as error:
+        socket.close()
+        raise UnreachableError.of("control", address, f"a ZeroMQ address ({error})") from None
+    return socket
 
 
 def _table(tracks: list[dict[str, Any]]) -> Table:

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -325,15 +326,129 @@ def test_an_interrupt_ends_tail_quietly(start, config_file):
     assert (done.returncode, done.stderr) == (130, "")
 
 
-def test_status_lists_open_tracks(config_file, daemon):
+def test_status_says_how_the_daemon_is_and_lists_open_tracks(config_file, daemon):
     with called(config_file, "call[/]7"):  # square brackets are nothing special in a stream id
         daemon.until(lambda: "call[/]7" in streamdet("status", "-c", config_file, "--json").stdout)
-        (track,) = objects(streamdet("status", "-c", config_file, "--json").stdout)
-        assert (track["stream"], track["channel"], track["state"]) == ("call[/]7", 0, "listening")
+        health, track = objects(streamdet("status", "-c", config_file, "--json").stdout)
+        assert (track["type"], track["stream"], track["channel"]) == ("track", "call[/]7", 0)
+        assert track["state"] == "listening"
+        assert (health["type"], health["ready"], health["streams"]) == ("health", True, 1)
+        assert health["pid"] == daemon.process.pid
         done = streamdet("status", "-c", config_file)
-        assert done.returncode == 0
-        assert done.stdout.splitlines()[1].split()[:3] == ["call[/]7", "0", "listening"]
-        assert "1 streams, 1 tracks" in done.stderr
+        assert (done.returncode, done.stderr) == (0, "")
+        head, calls, _, empty, _, row = done.stdout.splitlines()
+        assert "ready, level@" in head
+        assert calls.startswith("1 calls of 1000, 1 tracks")
+        assert empty == ""
+        assert row.split()[:3] == ["call[/]7", "0", "listening"]
+
+
+def test_control_pauses_resumes_and_closes(config_file, daemon):
+    def of_call() -> dict[str, Any]:
+        found = objects(streamdet("top", "call", "-c", config_file, "--json").stdout)
+        return next((each for each in found if each["type"] == "track"), {})
+
+    with called(config_file, "call"):
+        daemon.until(of_call)
+        done = streamdet("control", "pause", "call", "-c", config_file)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "pause call: done\n")
+        assert of_call()["paused"]
+        assert streamdet("control", "resume", "call", "-c", config_file).returncode == 0
+        assert not of_call()["paused"]
+        assert streamdet("control", "close", "call", "-c", config_file).returncode == 0
+        daemon.until(lambda: not of_call())
+    assert "'nobody'" in complaint(streamdet("control", "pause", "nobody", "-c", config_file), 70)
+
+
+@pytest.mark.parametrize("words", [("fly", "call"), ("pause",), ("reload", "call")])
+def test_control_wants_an_operation_and_what_it_is_for(words):
+    complaint(streamdet("control", *words), 64)
+
+
+def test_top_prints_once_where_there_is_no_terminal(config_file, daemon):
+    with called(config_file, "b-call"), called(config_file, "a-call"):
+        daemon.until(lambda: len(streamdet("top", "-c", config_file).stdout.splitlines()) == 7)
+        lines = streamdet("top", "-c", config_file, "--sort", "name").stdout.splitlines()
+        assert [line.split()[0] for line in lines[5:]] == ["a-call/0", "b-call/0"]
+        found = objects(streamdet("top", "b-", "-c", config_file, "--json").stdout)
+        assert [each.get("stream") for each in found] == [None, "b-call"]
+        assert "\x1b" not in "".join(lines)
+    assert "--sort" in complaint(streamdet("top", "--sort", "colour"), 64)
+
+
+class Terminal:
+    """A program in a terminal that is read as a person would read it."""
+
+    def __init__(self, folder: Path, *args: object) -> None:
+        self._tmux = [str(shutil.which("tmux")), "-S", str(folder / "tmux"), "-f", "/dev/null"]
+        command = shlex.join([STREAMDET, *map(str, args)])
+        # `cat` keeps the terminal open, so that its last screen can be read.
+        self._do("new-session", "-d", "-x", "120", "-y", "24", f"{command}; echo ended with $?; cat")
+
+    def _do(self, *words: str) -> str:
+        return subprocess.run([*self._tmux, *words], capture_output=True, text=True, check=True, env=ENVIRONMENT).stdout
+
+    def press(self, *keys: str) -> None:
+        self._do("send-keys", *keys)
+
+    def until(self, seen: Callable[[list[str]], object]) -> list[str]:
+        deadline_s = time.monotonic() + PATIENCE_S
+        while not seen(lines := self._do("capture-pane", "-p").splitlines()):
+            assert time.monotonic() < deadline_s, "\n".join(lines)
+            time.sleep(0.05)
+        return lines
+
+    def close(self) -> None:
+        self._do("kill-server")
+
+
+@pytest.fixture
+def terminal(tmp_path) -> Iterator[Callable[..., Terminal]]:
+    if shutil.which("tmux") is None:
+        pytest.skip("tmux is not installed")
+    made: list[Terminal] = []
+
+    def one(*args: object) -> Terminal:
+        made.append(Terminal(tmp_path, *args))
+        return made[-1]
+
+    yield one
+    for each in made:
+        each.close()
+
+
+def names(lines: Sequence[str]) -> list[str]:
+    return [line.split()[0] for line in lines if "/0 " in line]
+
+
+@pytest.mark.usefixtures("daemon")
+def test_top_on_a_terminal_obeys_keys(terminal, config_file):
+    with called(config_file, "bob"), called(config_file, "alice"):
+        shown = terminal("top", "-c", config_file, "--sort", "time")
+        lines = shown.until(lambda lines: len(names(lines)) == 2)
+        assert "ready, level@" in lines[0]
+        shown.press("n")
+        assert names(shown.until(lambda lines: "by name " in "".join(lines))) == ["alice/0", "bob/0"]
+        shown.press("r")
+        assert names(shown.until(lambda lines: "backwards" in "".join(lines))) == ["bob/0", "alice/0"]
+        shown.press("/", "l", "i", "q", "BSpace")
+        shown.until(lambda lines: names(lines) == ["alice/0"])
+        shown.press("Escape")
+        shown.until(lambda lines: len(names(lines)) == 2)
+    shown.until(lambda lines: "(ended)" in "".join(lines))
+    shown.press("q")
+    shown.until(lambda lines: "ended with 0" in "".join(lines))
+
+
+def test_top_waits_for_a_daemon_and_for_one_that_comes_back(terminal, start, config_file):
+    shown = terminal("top", "-c", config_file)
+    shown.until(lambda lines: "waiting for a daemon" in "".join(lines))
+    first = start("run", "-c", config_file)
+    shown.until(lambda lines: "ready, level@" in "".join(lines))
+    assert first.stop().returncode == 0
+    shown.until(lambda lines: "nothing heard for" in "".join(lines) or "waiting for" in "".join(lines))
+    start("run", "-c", config_file)
+    shown.until(lambda lines: "ready, level@" in "".join(lines))
 
 
 def test_a_daemon_that_is_told_to_end_ends_its_calls(start, config_file, daemon):
@@ -346,7 +461,7 @@ def test_a_daemon_that_is_told_to_end_ends_its_calls(start, config_file, daemon)
 
 
 def test_nobody_there(start, config_file, wav):
-    commands = [("send", wav), ("send", wav, "--pcm"), ("send", wav, "--speed", 0, "--calls", 4), ("status",)]
+    commands = [("send", wav), ("send", wav, "--pcm"), ("send", wav, "--speed", 0, "--calls", 4), ("status",), ("top",)]
     for running in [start(*command, "-c", config_file) for command in commands]:
         done = running.done()
         assert done.returncode == 69, done.stderr
