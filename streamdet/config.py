@@ -121,6 +121,8 @@ class Streams(Section):
     """A stream of which no frame came for this long has stalled, which an event tells (s)."""
     max_streams: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     """Streams open at once; one more is refused."""
+    hash_key: Path | None = None
+    """File (mode 0600, 32 bytes or more), or credential stream.key: stream ids become pseudonyms made with it."""
 
 
 class Limits(Section):

@@ -9,6 +9,7 @@ import zmq
 
 from streamdet.engine import Engine
 from streamdet.errors import ProtocolError
+from streamdet.pseudonyms import Named
 from streamdet.publish import Publisher
 from streamdet.sockets import ZmqSocket
 from streamdet.wire.frames import parse_fields
@@ -26,12 +27,14 @@ class Control(ZmqSocket):
         engine: Engine,
         publisher: Publisher,
         health: Callable[[], dict[str, Any]] = dict,
+        name: Named = str,
     ) -> None:
-        """Answer for `engine`; `health` says the rest of `status`."""
+        """Answer for `engine`; `health` says the rest of `status`, `name` makes of a sender's id the engine's."""
         super().__init__(zmq.ROUTER, "endpoints.control", address, self._take_request, rcvhwm=RECEIVE_HWM)
         self._engine = engine
         self._publisher = publisher
         self._health = health
+        self._name = name
         self._operations: Final[dict[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
             "status": self._status,
             "snapshot": self._snapshot,
@@ -68,16 +71,21 @@ class Control(ZmqSocket):
         return {"verdicts": self._publisher.snapshot()}
 
     def _pause(self, request: dict[str, Any]) -> dict[str, Any]:
-        self._engine.pause(_text(request, "stream"), time.monotonic())
+        self._engine.pause(self._stream(request), time.monotonic())
         return {}
 
     def _resume(self, request: dict[str, Any]) -> dict[str, Any]:
-        self._engine.resume(_text(request, "stream"), time.monotonic())
+        self._engine.resume(self._stream(request), time.monotonic())
         return {}
 
     def _close(self, request: dict[str, Any]) -> dict[str, Any]:
-        self._engine.close(_text(request, "stream"), "end", time.monotonic())
+        self._engine.close(self._stream(request), "end", time.monotonic())
         return {}
+
+    def _stream(self, request: dict[str, Any]) -> str:
+        """Who is meant: a request may say the id that the daemon publishes, or the sender's."""
+        stream = _text(request, "stream")
+        return stream if self._engine.is_open(stream) else self._name(stream)
 
 
 def _text(request: dict[str, Any], name: str) -> str:

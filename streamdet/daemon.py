@@ -16,7 +16,7 @@ from typing import Any, Final, NoReturn, TypeVar
 import uvloop
 import zmq
 
-from streamdet import bundle, logs, secrecy
+from streamdet import bundle, logs, pseudonyms, secrecy
 from streamdet.acceptor import open_more_files
 from streamdet.activation import Inherited
 from streamdet.config import Config
@@ -126,6 +126,7 @@ class Daemon:
         loaded = bundle.chosen(config.bundle)
         self._metrics = Metrics()
         self._metrics.watch(lambda: self.ready)
+        self._name = pseudonyms.named(config.streams.hash_key)
         self._health = Health(self._metrics, config.streams.max_streams)
         self._clients = None if config.security.clients is None else Clients(config.security.clients)
         self._guard = await self._guarding(stack)
@@ -139,7 +140,7 @@ class Daemon:
         self._scoring = Scoring(self.engine, self._health, self._metrics.failed, self._broke)
         self._watch = stack.enter_context(Watch(lambda: self._scoring.pumps, self._hung))
         await stack.enter_async_context(self._scoring)
-        control = Control(config.endpoints.control, self.engine, self._publisher, self._report)
+        control = Control(config.endpoints.control, self.engine, self._publisher, self._report, self._name)
         await self._entered(stack, "control", control)
         self._scoring.begin(model, config.scoring)
         await stack.enter_async_context(self._background("ticking", self._tick()))
@@ -151,11 +152,11 @@ class Daemon:
         """Open the ears, last of all."""
         endpoints, default, limits = self.config.endpoints, self.config.pcm, self.config.limits
         form = AudioFormat(default.rate, default.encoding, default.channels)
-        await self._entered(stack, "audio", AudioSocket(endpoints.audio, self.engine, self._metrics))
+        await self._entered(stack, "audio", AudioSocket(endpoints.audio, self.engine, self._metrics, self._name))
         given = self._inherited.take("pcm")
         for number, address in enumerate(endpoints.pcm):
             listener = given[number] if given else None
-            pcm = PcmListener(address, form, self.engine, self._metrics, limits, listener)
+            pcm = PcmListener(address, form, self.engine, self._metrics, limits, listener, self._name)
             self.addresses[f"pcm.{number}"] = (await stack.enter_async_context(pcm)).address
 
     async def _entered(self, stack: AsyncExitStack, name: str, sock: AnySocket) -> AnySocket:

@@ -44,6 +44,7 @@ LAYERS = {
     "core": {"", *CORE},
     "engine": {"engine", "line", "stream", "providers", "sessions", "scorer", "head", "replay"},
     "edges": {
+        "pseudonyms",
         "activation",
         "acceptor",
         "http",

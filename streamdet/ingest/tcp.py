@@ -18,6 +18,7 @@ from streamdet.engine import Engine
 from streamdet.errors import OverloadError, ProtocolError
 from streamdet.logs import fields
 from streamdet.metrics import Metrics
+from streamdet.pseudonyms import Named
 from streamdet.records import AudioFormat, Frame
 from streamdet.wire.pcm import Opening, PcmParser
 
@@ -42,13 +43,18 @@ class PcmListener:
         metrics: Metrics,
         limits: Limits,
         listener: socket.socket | None = None,
+        name: Named = str,
     ) -> None:
-        """Listen at `tcp://host:port` or `unix:/path`, or on a socket that does already, for streams of `form`."""
+        """Listen at `tcp://host:port` or `unix:/path`, or on a socket that does already, for streams of `form`.
+
+        The engine knows streams by what `name` makes of their ids.
+        """
         self._acceptor: Final = Acceptor("pcm", address, self._serve, limits, metrics, listener)
         self._form: Final = form
         self._engine: Final = engine
         self._metrics: Final = metrics
         self._limits: Final = limits
+        self._name: Final = name
         self._numbers: Final = itertools.count(1)
 
     @property
@@ -73,7 +79,8 @@ class PcmListener:
     async def _serve(self, arrival: Arrival) -> None:
         # A stream whose sender gave no name is called by its address, or by a number where there is none.
         peer = f"pcm-{arrival.peer}" if arrival.peer else f"pcm-unix-{next(self._numbers)}"
-        connection = _Connection(self._engine, self._metrics, self._form, self._limits, arrival, peer)
+        peer = self._name(peer)
+        connection = _Connection(self._engine, self._metrics, self._form, self._limits, arrival, peer, self._name)
         reader, writer = await arrival.streams()
         try:
             await connection.serve(reader)
@@ -102,8 +109,10 @@ class _Connection:
         limits: Limits,
         arrival: Arrival,
         peer: str,
+        name: Named,
     ) -> None:
         self.stream = peer
+        self._name = name
         self._engine = engine
         self._metrics = metrics
         self._limits = limits
@@ -180,7 +189,7 @@ class _Connection:
                 await self._at_our_expense(self._room.wait())
 
     def _open(self, opening: Opening) -> None:
-        stream = opening.stream or self.stream
+        stream = self._name(opening.stream) if opening.stream else self.stream
         self._opened = self._engine.open(
             stream, opening.format, time.monotonic(), resume=self._room.set, start=opening.start
         )

@@ -3,11 +3,13 @@
 import time
 from typing import Final
 
+import msgspec
 import zmq
 
 from streamdet.engine import Engine
 from streamdet.errors import OverloadError, ProtocolError
 from streamdet.metrics import Metrics
+from streamdet.pseudonyms import Named
 from streamdet.sockets import ZmqSocket
 from streamdet.wire import frames
 
@@ -22,11 +24,12 @@ LAST_S: Final = 0.5
 class AudioSocket(ZmqSocket):
     """Bound while entered."""
 
-    def __init__(self, address: str, engine: Engine, metrics: Metrics) -> None:
-        """Feed `engine`."""
+    def __init__(self, address: str, engine: Engine, metrics: Metrics, name: Named = str) -> None:
+        """Feed `engine`, which knows streams by what `name` makes of their ids."""
         super().__init__(zmq.PULL, "endpoints.audio", address, self._take_message, rcvhwm=RECEIVE_HWM)
         self._engine = engine
         self._metrics = metrics
+        self._name = name
         self._frames = self._bytes = 0
         """Taken in this turn."""
 
@@ -54,12 +57,14 @@ class AudioSocket(ZmqSocket):
         now_s = time.monotonic()
         try:
             frame = frames.parse(parts)
+            if self._name is not str:
+                frame = msgspec.structs.replace(frame, stream=self._name(frame.stream))
             transit_s = None if frame.sent_at_s is None else time.time() - frame.sent_at_s
             self._engine.feed(frame, now_s, transit_s=transit_s, owner=self.client)
         except (ProtocolError, OverloadError) as error:
             self._metrics.refused("zeromq", error)
             if (stream := frames.stream_of(parts)) is not None:
-                self._engine.error(stream, str(error), now_s, owner=self.client)
+                self._engine.error(self._name(stream), str(error), now_s, owner=self.client)
         else:
             self._frames += 1
             self._bytes += len(frame.payload)

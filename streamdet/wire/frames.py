@@ -107,15 +107,18 @@ def build(frame: Frame) -> list[bytes]:
 
 
 def parse_stream(data: bytes) -> str:
-    """Read a stream id: 1 to 128 bytes of printable UTF-8 without spaces."""
+    """Read a stream id: 1 to 128 bytes of printable UTF-8 without spaces.
+
+    What is wrong with one is told without it: it may be somebody's number, and errors are logged.
+    """
     if not 1 <= len(data) <= STREAM_MAX_BYTES:
         raise ProtocolError.of("stream id bytes", len(data), f"1 to {STREAM_MAX_BYTES}")
     try:
         name = bytes(data).decode("utf-8")
     except UnicodeDecodeError:
-        raise ProtocolError.of("stream id", bytes(data), "UTF-8") from None
+        raise ProtocolError(f"stream id: {len(data)} bytes, expected UTF-8") from None
     if not _is_plain(name, data):
-        raise ProtocolError.of("stream id", name, "printable characters and no spaces")
+        raise ProtocolError(f"stream id: {len(name)} characters, expected printable ones and no spaces")
     return name
 
 
@@ -133,15 +136,18 @@ def stream_of(parts: Sequence[bytes]) -> str | None:
 
 
 def parse_fields(data: bytes, what: str) -> dict[str, Any]:
-    """Read one JSON object of at most 1 KiB."""
+    """Read one JSON object of at most 1 KiB.
+
+    What is none is told by its size: it may be anything, audio in the place of a header too, and errors are logged.
+    """
     if len(data) > HEADER_MAX_BYTES:
         raise ProtocolError.of(f"{what} bytes", len(data), f"at most {HEADER_MAX_BYTES}")
     try:
         fields = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise ProtocolError.of(what, bytes(data), "a JSON object") from None
+        raise ProtocolError(f"{what}: {len(data)} bytes, expected a JSON object") from None
     if not isinstance(fields, dict):
-        raise ProtocolError.of(what, fields, "a JSON object")
+        raise ProtocolError(f"{what}: {type(fields).__name__}, expected a JSON object")
     return fields
 
 

@@ -124,7 +124,7 @@ class PcmParser:
         name = fields.get("stream")
         if name is not None:
             if not isinstance(name, str):
-                raise ProtocolError.of("stream", name, "a string")
+                raise ProtocolError(f"stream: {type(name).__name__}, expected a string")
             self._stream = parse_stream(name.encode())
         self._form = audio_format(fields, self._form)
         self._start = integer(fields, "start", 0, COUNT_MAX) or 0

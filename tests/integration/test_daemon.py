@@ -363,8 +363,8 @@ def test_a_bad_request_is_answered_with_what_was_expected(serve, meet):
         b'{"id": 7, "op": "pause"}': (7, "stream: None, expected a string"),
         b'{"id": 7, "op": "pause", "stream": "x"}': (7, "stream: 'x', expected the id of an open stream"),
         b'{"id": 7, "op": "close", "stream": "x"}': (7, "stream: 'x', expected the id of an open stream"),
-        b"hello": (None, "request: b'hello', expected a JSON object"),
-        b"": (None, "request: b'', expected a JSON object"),
+        b"hello": (None, "request: 5 bytes, expected a JSON object"),
+        b"": (None, "request: 0 bytes, expected a JSON object"),
         b" " * 1025: (None, "request bytes: 1025, expected at most 1024"),
     }
     client = meet(serve().addresses, "e.")
