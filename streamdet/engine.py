@@ -435,6 +435,9 @@ class Engine:
         )
         for track in stream.tracks:
             track.wipe()
+        # They know their stream, and it knows them: only the garbage collector would find them, and it is in no hurry
+        # with so few objects, whatever rings they hold. 10,000 calls in four minutes left 190 MB behind.
+        stream.tracks.clear()
 
     def _event(
         self,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from streamdet import window  # isort: skip - first, since others take what stands in it
-from streamdet import acceptor, daemon, publish
+from streamdet import acceptor, daemon, publish, sockets
 from streamdet.bench import free
 from streamdet.engine import Engine
 from streamdet.records import Verdict
@@ -69,6 +69,7 @@ def impatient() -> None:
 def boundless() -> None:
     """What a subscriber does not take is kept for ever; windows cost nothing, as in `streamdet.bench.free`."""
     window.make_ready = free.gated
+    sockets.UNANSWERED_MS = 10**9  # type: ignore[misc]
     publish.SEND_HWM = 0  # type: ignore[misc]
 
 

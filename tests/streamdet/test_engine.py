@@ -1,7 +1,9 @@
 """The engine: due windows, fairness, gaps, pauses, ends, and refusals."""
 
+import gc
 import itertools
 import random
+import weakref
 
 import msgspec
 import numpy as np
@@ -386,6 +388,26 @@ def test_close_waits_for_the_last_verdict_and_sums_up():
     assert isinstance(bench.said[-1], Event)
     detail = bench.said[-1].detail
     assert (detail["reason"], detail["seconds"], detail["windows"]) == ("drain", 2.0, 2)
+
+
+@pytest.mark.parametrize("ending", ["end", "close"])
+def test_a_call_that_has_ended_leaves_at_once_and_waits_for_no_garbage_collector(ending):
+    bench = Bench()
+    bench.feed(audio(1) * 2, form=AudioFormat(RATE_HZ, "mulaw", 2))
+    (first, second) = bench.score()
+    tracks = [weakref.ref(first.track), weakref.ref(second.track)]
+    del first, second
+    gc.collect()
+    gc.disable()
+    try:
+        if ending == "end":
+            bench.feed(b"", form=AudioFormat(RATE_HZ, "mulaw", 2), end=True)
+        else:
+            bench.engine.close("a", "drain", 0.0)
+        assert bench.events("close")
+        assert [track() for track in tracks] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_an_id_that_is_open_is_refused():
