@@ -11,16 +11,19 @@ import logging
 import math
 import resource
 import socket
+import ssl
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 from streamdet.activation import address_of
 from streamdet.config import Limits
+from streamdet.doors import Door, Doorway
 from streamdet.errors import ConfigError, UnreachableError
 from streamdet.logs import fields
-from streamdet.metrics import Endpoint, Metrics
-from streamdet.sockets import host_and_port, taken
+from streamdet.metrics import Metrics
+from streamdet.sockets import SECURE, host_and_port, taken
+from streamdet.tls import GOODBYE_S
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +40,10 @@ LONGEST_WAIT_S: Final = 1.0
 QUIET_S: Final = 10.0
 # Nobody is pushed out before this (s): the loop has had time to read what a caller said at once.
 SPARED_S: Final = 0.5
-# Deadlines that were far away are looked at this often (s), since they may have come nearer.
+# Deadlines are looked at this often (s): one that was far away may have come nearer.
 LOOK_S: Final = 1.0
+# A look that comes later than this (s) comes after a stop: SIGSTOP, a machine that slept, a disk that hung.
+LATE_S: Final = 0.5
 # What the systemd unit allows too: each endpoint's connections many times over.
 FILES_MAX: Final = 65_536
 
@@ -91,11 +96,19 @@ class Arrival:
     It begins as somebody who has yet to say what they want, and has until its deadline for that.
     """
 
-    def __init__(self, sock: socket.socket, peer: str, begun: "dict[Arrival, None]") -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        peer: str,
+        begun: "dict[Arrival, None]",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._sock: socket.socket | None = sock
         self._begun: Final = begun
+        self._tls: Final = tls
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._due_s = 0.0
         self.peer: Final = peer
         """`host:port`; empty on a unix socket."""
         self.since_s = 0.0
@@ -130,31 +143,44 @@ class Arrival:
             self._task.cancel()
 
     def _look(self) -> None:
-        """Cut it off if it is late, else look again when its deadline comes."""
+        """Cut it off if it is late, else look again soon.
+
+        Time in which we ourselves were stopped is not the peer's: what it said meanwhile has yet to be read.
+        """
         loop = asyncio.get_running_loop()
+        now_s = loop.time()
         if self._timer is not None:
             self._timer.cancel()
-        if loop.time() >= self.deadline_s:
+            if (stopped_s := now_s - self._due_s) > LATE_S:
+                self.deadline_s = max(self.deadline_s + stopped_s, now_s + LATE_S)
+        if now_s >= self.deadline_s:
             self.cut("slow")
-        else:
-            self._timer = loop.call_at(min(self.deadline_s, loop.time() + LOOK_S), self._look)
+            return
+        self._due_s = min(self.deadline_s, now_s + LOOK_S)
+        self._timer = loop.call_at(self._due_s, self._look)
 
     async def connect(self, protocol: asyncio.Protocol) -> asyncio.Transport:
         """Let `protocol` have it; closing it is the transport's from now on.
 
         Raises:
-            OSError: it has gone already.
+            OSError: it has gone already, or does not speak TLS where it should.
         """
         assert self._sock is not None, "a connection is served once"
         sock, self._sock = self._sock, None
-        transport, _ = await asyncio.get_running_loop().connect_accepted_socket(lambda: protocol, sock)
+        loop = asyncio.get_running_loop()
+        if self._tls is None:
+            transport, _ = await loop.connect_accepted_socket(lambda: protocol, sock)
+        else:
+            transport, _ = await loop.connect_accepted_socket(
+                lambda: protocol, sock, ssl=self._tls, ssl_shutdown_timeout=GOODBYE_S
+            )
         return transport
 
     async def streams(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Read and write it.
 
         Raises:
-            OSError: it has gone already.
+            OSError: it has gone already, or does not speak TLS where it should.
         """
         reader = asyncio.StreamReader()
         protocol = asyncio.StreamReaderProtocol(reader)
@@ -175,31 +201,29 @@ class Acceptor:
 
     def __init__(
         self,
-        endpoint: Endpoint,
-        address: str,
+        endpoint: Doorway,
+        door: Door,
         serve: Callable[[Arrival], Coroutine[Any, Any, None]],
         limits: Limits,
         metrics: Metrics,
-        listener: socket.socket | None = None,
     ) -> None:
-        """Listen at `tcp://host:port`, `host:port` or `unix:/path`.
+        """Listen at a door.
 
         Args:
             endpoint: whose this is: its name in the config and in metrics.
-            address: where to listen.
+            door: where to listen, and whether in TLS.
             serve: what to do with a connection; it is closed afterwards. Cancelled when the connection is cut off,
                 which `Arrival.cut_for` tells, and when all is over.
             limits: how many connections, and how long each has to say what it wants.
             metrics: where connections are counted.
-            listener: a socket that listens there already and outlives us; without one, we bind.
         """
-        self.address = address
+        self.address = door.address
         """Once listening, with the port that `:0` became."""
         self._endpoint: Final = endpoint
         self._serve: Final = serve
         self._limits: Final = limits
         self._metrics: Final = metrics
-        self._inherited: Final = listener
+        self._door: Final = door
         self._tasks: Final[set[asyncio.Task[None]]] = set()
         self._begun: Final[dict[Arrival, None]] = {}
         """Who has yet to say what they want, in the order in which they came."""
@@ -215,9 +239,11 @@ class Acceptor:
             ConfigError: it is not an address.
         """
         self._loop = asyncio.get_running_loop()
-        self._listener = self._inherited or _bound(f"endpoints.{self._endpoint}", self.address)
+        self._listener = self._door.listener or _bound(f"endpoints.{self._endpoint}", self._door.address)
         self._listener.setblocking(False)
         self.address = address_of(self._endpoint, self._listener)
+        if self._door.certificate is not None:
+            self.address = f"{SECURE[f'endpoints.{self._endpoint}']}://{self.address.removeprefix('tcp://')}"
         self._loop.add_reader(self._listener, self._accept)
         return self
 
@@ -234,7 +260,7 @@ class Acceptor:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        if self.address.startswith("unix:") and self._inherited is None:
+        if self.address.startswith("unix:") and self._door.listener is None:
             _path(self.address).unlink(missing_ok=True)
 
     def _accept(self) -> None:
@@ -258,7 +284,8 @@ class Acceptor:
 
     def _begin(self, sock: socket.socket, peer: str) -> None:
         """Begin a connection's task; its socket is closed with it, even if it never gets to run."""
-        arrival = Arrival(sock, peer, self._begun)
+        certificate = self._door.certificate
+        arrival = Arrival(sock, peer, self._begun, None if certificate is None else certificate.context)
         task = asyncio.create_task(self._run(arrival))
         self._tasks.add(task)
         self._metrics.opened(self._endpoint)
@@ -269,6 +296,8 @@ class Acceptor:
         try:
             await self._serve(arrival)
         except OSError as error:
+            if isinstance(error, ssl.SSLError):
+                self._metrics.refused(self._endpoint, "protocol")
             log.debug("connection lost", extra=fields(endpoint=self._endpoint, peer=arrival.peer, reason=error))
 
     def _ended(self, task: "asyncio.Task[None]", arrival: Arrival) -> None:
@@ -276,7 +305,7 @@ class Acceptor:
         arrival.close()
         self._metrics.closed(self._endpoint)
         if arrival.cut_for is not None:
-            self._metrics.refused("http" if self._endpoint == "http" else "pcm", arrival.cut_for)
+            self._metrics.refused(self._endpoint, arrival.cut_for)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("connection failed", extra=fields(endpoint=self._endpoint, peer=arrival.peer), exc_info=error)
         self._go_on()

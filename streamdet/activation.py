@@ -7,11 +7,12 @@ pcm.
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, Self
 
 from streamdet.config import Endpoints
 from streamdet.errors import ConfigError
+from streamdet.sockets import SECURE
 
 # Where the descriptors begin: after stdin, stdout and stderr (SD_LISTEN_FDS_START).
 FIRST_FD: Final = 3
@@ -59,7 +60,8 @@ class Inherited:
                 raise ConfigError.of(
                     f"endpoints.{name}", "", "an address: systemd listens for it, until its socket unit does not"
                 )
-            addresses = tuple(address_of(name, sock) for sock in sockets)
+            secure = _secure(name, getattr(endpoints, name))
+            addresses = tuple(secure(address_of(name, sock)) for sock in sockets)
             found[name] = addresses if name in SEVERAL else addresses[0]
         return endpoints.model_copy(update=found)
 
@@ -90,6 +92,15 @@ def address_of(name: str, sock: socket.socket) -> str:
     host, port = where[:2]
     at = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     return at if name == "http" else f"tcp://{at}"
+
+
+def _secure(name: str, configured: str | tuple[str, ...]) -> Callable[[str], str]:
+    """Return what makes an address speak TLS where all of the config's do so that are not unix sockets."""
+    scheme = SECURE.get(f"endpoints.{name}")
+    tcp = [each for each in (configured if isinstance(configured, tuple) else (configured,)) if "unix:" not in each]
+    if scheme is None or not tcp or not all(each.startswith(f"{scheme}://") for each in tcp):
+        return lambda address: address
+    return lambda address: address if "unix:" in address else f"{scheme}://{address.removeprefix('tcp://')}"
 
 
 def _by_name(sockets: list[socket.socket], names: str) -> dict[str, list[socket.socket]]:

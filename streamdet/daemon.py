@@ -21,6 +21,7 @@ from streamdet.acceptor import open_more_files
 from streamdet.activation import Inherited
 from streamdet.config import Config
 from streamdet.control import Control
+from streamdet.doors import Doors
 from streamdet.engine import Engine
 from streamdet.errors import DeviceError, StreamdetError
 from streamdet.guard import DOMAINS, Guard
@@ -77,7 +78,7 @@ class Daemon:
         self.ready = False
         self.addresses: Final[dict[str, str]] = {}
         """Where it listens, by endpoint, with the ports that `:0` became."""
-        self._sockets: Final[list[ZmqSocket]] = []
+        self._sockets: Final[list[ZmqSocket | PcmListener]] = []
         self._stopping: Final = asyncio.Event()
         self._failure: BaseException | None = None
         self._end: Final = end
@@ -129,11 +130,12 @@ class Daemon:
         self._name = pseudonyms.named(config.streams.hash_key)
         self._health = Health(self._metrics, config.streams.max_streams)
         self._clients = None if config.security.clients is None else Clients(config.security.clients)
+        self._doors = Doors(config.security, self._clients)
         self._guard = await self._guarding(stack)
         self._publisher = await self._entered(stack, "verdicts", Publisher(config.endpoints.verdicts))
         if config.endpoints.http:
-            listener = self._inherited.take_one("http")
-            http = HttpServer(config.endpoints.http, self._metrics, lambda: self.ready, config.limits, listener)
+            door = self._doors.door("http", config.endpoints.http, self._inherited.take_one("http"))
+            http = HttpServer(door, self._metrics, lambda: self.ready, config.limits)
             self.addresses["http"] = (await stack.enter_async_context(http)).address
         self.engine = self._engine(loaded)  # before the model: what it refuses, it refuses at once
         model = await asyncio.to_thread(load, loaded, config.scoring)
@@ -155,9 +157,10 @@ class Daemon:
         await self._entered(stack, "audio", AudioSocket(endpoints.audio, self.engine, self._metrics, self._name))
         given = self._inherited.take("pcm")
         for number, address in enumerate(endpoints.pcm):
-            listener = given[number] if given else None
-            pcm = PcmListener(address, form, self.engine, self._metrics, limits, listener, self._name)
-            self.addresses[f"pcm.{number}"] = (await stack.enter_async_context(pcm)).address
+            door = self._doors.door("pcm", address, given[number] if given else None)
+            pcm = PcmListener(door, form, self.engine, self._metrics, limits, self._name)
+            self._sockets.append(await stack.enter_async_context(pcm))
+            self.addresses[f"pcm.{number}"] = pcm.address
 
     async def _entered(self, stack: AsyncExitStack, name: str, sock: AnySocket) -> AnySocket:
         """Bind one of the ZeroMQ endpoints, within its limits, and with keys where it asks for them."""
@@ -213,6 +216,7 @@ class Daemon:
             if late_s < AWAY_S:
                 self.engine.tick(time.monotonic())
             self._look_at_clients()
+            self._doors.refresh()
             counts = self.engine.counts()
             self._metrics.count(counts)
             heartbeat = self._publisher.heartbeat(counts)

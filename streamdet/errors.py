@@ -4,6 +4,7 @@
     ├── UsageError          64  the command line
     ├── DataError           65  a recording, a manifest or a score file
     │   └── ProtocolError   65  a peer broke the wire contract: that message is dropped, nobody else notices
+    │       └── DeniedError     a peer may not do what it wants
     ├── MissingError        66  an input that is not there
     ├── UnreachableError    69  nobody answers at an address
     ├── DeviceError         71  the device, or what runs on it: start anew
@@ -47,6 +48,10 @@ class DataError(StreamdetError):
 
 class ProtocolError(DataError):
     """A peer broke the wire contract."""
+
+
+class DeniedError(ProtocolError):
+    """A peer may not do what it wants; it is not told more."""
 
 
 class MissingError(StreamdetError):

@@ -9,16 +9,23 @@ from typing import Any, Final, Self
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from streamdet.acceptor import Acceptor, Arrival
 from streamdet.config import Limits
+from streamdet.doors import Door
+from streamdet.errors import DeniedError
 from streamdet.metrics import Metrics
+from streamdet.tokens import Tokens
 
+# For balancers and service managers, who have no tokens: they tell nothing else.
+HEALTH: Final = frozenset({"/livez", "/readyz"})
 # A request's head: a browser with its cookies sends 4 kB, and other servers take 8 to 32.
 HEAD_MAX_BYTES: Final = 16 << 10
 # From a request's head to the end of its answer (s): /metrics is made in milliseconds, and whoever does not read it in
@@ -31,16 +38,10 @@ FINISH_S: Final = 1
 class HttpServer:
     """/livez, /readyz and /metrics."""
 
-    def __init__(
-        self,
-        address: str,
-        metrics: Metrics,
-        is_ready: Callable[[], bool],
-        limits: Limits,
-        listener: socket.socket | None = None,
-    ) -> None:
-        """Serve at `host:port` or `unix:/path`, or on a socket that listens already, while entered."""
-        self._acceptor: Final = Acceptor("http", address, self._serve, limits, metrics, listener)
+    def __init__(self, door: Door, metrics: Metrics, is_ready: Callable[[], bool], limits: Limits) -> None:
+        """Serve at a door while entered."""
+        self._acceptor: Final = Acceptor("http", door, self._serve, limits, metrics)
+        self._tokens: Final = door.tokens
         self._limits: Final = limits
         self._metrics: Final = metrics
         self._is_ready: Final = is_ready
@@ -57,8 +58,9 @@ class HttpServer:
             UnreachableError: the address is taken.
             ConfigError: it is not an address.
         """
+        pages = Starlette(routes=[Route(path, answer) for path, answer in self._answers().items()])
         self._config = uvicorn.Config(
-            Starlette(routes=[Route(path, answer) for path, answer in self._answers().items()]),
+            pages if self._tokens is None else Asking(pages, self._tokens, self._metrics),
             http=_Connection,
             log_config=None,
             log_level="warning",
@@ -101,6 +103,33 @@ class HttpServer:
 
     async def _page(self, _: Request) -> Response:
         return Response(generate_latest(self._metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+class Asking:
+    """Asks for a token before anything but health is shown."""
+
+    def __init__(self, pages: ASGIApp, tokens: Tokens, metrics: Metrics) -> None:
+        """Stand before `pages`."""
+        self._pages: Final = pages
+        self._tokens: Final = tokens
+        self._metrics: Final = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request pass, or deny it: what there is at all is nothing for strangers."""
+        try:
+            if scope["path"] not in HEALTH:
+                await self._tokens.admit(_bearer(Headers(scope=scope)))
+        except DeniedError:
+            self._metrics.refused("http", "auth")
+            denied = PlainTextResponse("a token is wanted\n", 401, {"WWW-Authenticate": "Bearer"})
+            await denied(scope, receive, send)
+        else:
+            await self._pages(scope, receive, send)
+
+
+def _bearer(headers: Headers) -> str | None:
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
 
 
 class _Connection(H11Protocol):

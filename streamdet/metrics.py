@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 
 from streamdet import logs
 from streamdet.engine import Counts
-from streamdet.errors import OverloadError, StreamdetError
+from streamdet.errors import DeniedError, OverloadError, StreamdetError
 from streamdet.process import ProcessCollector, versions
 from streamdet.records import Event, Verdict
 
@@ -96,8 +96,10 @@ class Metrics:
 
     def refused(self, transport: Transport, reason: Refusal | StreamdetError = "protocol") -> None:
         """Count a peer's mistake, or a limit that it met."""
-        if isinstance(reason, StreamdetError):
-            reason = "full" if isinstance(reason, OverloadError) else "protocol"
+        if isinstance(reason, OverloadError):
+            reason = "full"
+        elif isinstance(reason, StreamdetError):
+            reason = "auth" if isinstance(reason, DeniedError) else "protocol"
         self.refusals[reason] += 1
         self._refused.labels(transport).inc()
         self._refusals.labels(reason).inc()

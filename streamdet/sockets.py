@@ -46,6 +46,10 @@ def notice_silence(socket: "zmq.Socket[bytes]") -> None:
     socket.setsockopt(zmq.TCP_MAXRT, UNANSWERED_MS)
 
 
+# The scheme of an address that speaks TLS, wherever it is.
+SECURE: Final = {"endpoints.pcm": "tls", "endpoints.http": "https"}
+
+
 class Gate(Protocol):
     """Who may connect, and goes on to be heard: `guard.Guard`, seen from here."""
 
@@ -262,7 +266,9 @@ class ZmqSocket:
 
 
 def host_and_port(field: str, address: str) -> tuple[str, int]:
-    """Split `tcp://host:port` or `host:port`; a bare IPv6 host stands in brackets.
+    """Split `tcp://host:port` or `host:port`, where TLS is spoken also `tls://` or `https://`.
+
+    A bare IPv6 host stands in brackets.
 
     Raises:
         ConfigError: it is neither.
@@ -274,8 +280,10 @@ def host_and_port(field: str, address: str) -> tuple[str, int]:
         host, port = None, None
     # urlsplit drops line breaks and tabs; what it finds beside host and port nobody would look at.
     alone = address.isprintable() and host and not (parts.path or parts.query or parts.fragment or "@" in parts.netloc)
-    if host is None or port is None or not alone or parts.scheme not in ("", "tcp"):
-        raise ConfigError.of(field, address, "host:port or tcp://host:port")
+    secure = SECURE.get(field, "")
+    if host is None or port is None or not alone or parts.scheme not in ("", "tcp", secure):
+        expected = f"host:port or tcp://host:port{secure and f', or {secure}://host:port'}"
+        raise ConfigError.of(field, address, expected)
     return host, port
 
 
@@ -294,9 +302,6 @@ def check_endpoints(config: Config) -> None:
         field = f"endpoints.{name}"
         if is_local(field, address) or endpoints.insecure:
             continue
-        if name in ("http", "pcm"):
-            expected = "a loopback address: nothing authenticates its peers (endpoints.insecure = true allows it)"
-            raise ConfigError.of(field, address, expected)
         if not asks_for_keys(security, field, address):
             expected = "a loopback address, or security.clients (endpoints.insecure = true allows it without)"
             raise ConfigError.of(field, address, expected)

@@ -7,19 +7,20 @@ import asyncio
 import itertools
 import logging
 import math
-import socket
 import time
 from collections.abc import Coroutine
 from typing import Any, Final, Literal, Self
 
-from streamdet.acceptor import Acceptor, Arrival
+from streamdet.acceptor import Acceptor, Arrival, Cut
 from streamdet.config import Limits
+from streamdet.doors import Door
 from streamdet.engine import Engine
 from streamdet.errors import OverloadError, ProtocolError
 from streamdet.logs import fields
 from streamdet.metrics import Metrics
 from streamdet.pseudonyms import Named
 from streamdet.records import AudioFormat, Frame
+from streamdet.tokens import DENIED, Pass
 from streamdet.wire.pcm import Opening, PcmParser
 
 log = logging.getLogger(__name__)
@@ -36,26 +37,18 @@ class PcmListener:
     """Listens while entered."""
 
     def __init__(
-        self,
-        address: str,
-        form: AudioFormat,
-        engine: Engine,
-        metrics: Metrics,
-        limits: Limits,
-        listener: socket.socket | None = None,
-        name: Named = str,
+        self, door: Door, form: AudioFormat, engine: Engine, metrics: Metrics, limits: Limits, name: Named = str
     ) -> None:
-        """Listen at `tcp://host:port` or `unix:/path`, or on a socket that does already, for streams of `form`.
-
-        The engine knows streams by what `name` makes of their ids.
-        """
-        self._acceptor: Final = Acceptor("pcm", address, self._serve, limits, metrics, listener)
-        self._form: Final = form
-        self._engine: Final = engine
-        self._metrics: Final = metrics
-        self._limits: Final = limits
-        self._name: Final = name
+        """Listen at a door for streams of `form`; the engine knows them by what `name` makes of their ids."""
+        self._acceptor: Final = Acceptor("pcm", door, self._serve, limits, metrics)
+        self.tokens: Final = door.tokens
+        self.form: Final = form
+        self.engine: Final = engine
+        self.metrics: Final = metrics
+        self.limits: Final = limits
+        self.name: Final = name
         self._numbers: Final = itertools.count(1)
+        self._open: Final[set[_Connection]] = set()
 
     @property
     def address(self) -> str:
@@ -76,51 +69,52 @@ class PcmListener:
         """Let go of all connections; their streams stay open for the drain to end."""
         await self._acceptor.__aexit__(*error)
 
+    def recheck(self) -> None:
+        """Cut off whoever has lost the right to send; to be called when the clients have changed."""
+        for connection in self._open:
+            connection.recheck()
+
     async def _serve(self, arrival: Arrival) -> None:
         # A stream whose sender gave no name is called by its address, or by a number where there is none.
         peer = f"pcm-{arrival.peer}" if arrival.peer else f"pcm-unix-{next(self._numbers)}"
-        peer = self._name(peer)
-        connection = _Connection(self._engine, self._metrics, self._form, self._limits, arrival, peer, self._name)
         reader, writer = await arrival.streams()
+        connection = _Connection(self, arrival, writer, self.name(peer))
+        self._open.add(connection)
         try:
             await connection.serve(reader)
         except (ProtocolError, OverloadError) as error:
-            self._metrics.refused("pcm", error)
+            self.metrics.refused("pcm", error)
             log.warning("refused", extra=fields(stream=connection.stream, reason=error))
-            writer.write(f"ERROR {error}\n".encode())  # somebody with nc should not have to look into our log
+            # Somebody with nc should not have to look into our log; a stranger learns nothing.
+            writer.write(f"ERROR {DENIED if connection.strange else error}\n".encode())
         except asyncio.CancelledError:
             if arrival.cut_for is None:
                 raise
-            message = connection.cut_off()
+            message = connection.cut_off(arrival.cut_for)
             log.info("cut off", extra=fields(stream=connection.stream, reason=message))
             writer.write(f"ERROR {message}\n".encode())
         finally:
+            self._open.discard(connection)
             writer.close()
 
 
 class _Connection:
     """One stream on its way in."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        metrics: Metrics,
-        form: AudioFormat,
-        limits: Limits,
-        arrival: Arrival,
-        peer: str,
-        name: Named,
-    ) -> None:
+    def __init__(self, listener: PcmListener, arrival: Arrival, writer: asyncio.StreamWriter, peer: str) -> None:
         self.stream = peer
-        self._name = name
-        self._engine = engine
-        self._metrics = metrics
-        self._limits = limits
+        self._name = listener.name
+        self._engine = listener.engine
+        self._metrics = listener.metrics
+        self._limits = listener.limits
+        self._tokens = listener.tokens
+        self._pass: Pass | None = None
         self._arrival = arrival
-        self._parser = PcmParser(form)
+        self._writer = writer
+        self._form = listener.form
+        self._parser = PcmParser(self._form)
         self._room = asyncio.Event()
         self._opened: str | None = None
-        self._form = form
         self._least_bytes = 0
         self._came_bytes = 0
         """Since the deadline was last moved."""
@@ -149,11 +143,25 @@ class _Connection:
         else:
             self._close("end")
 
-    def cut_off(self) -> str:
+    @property
+    def strange(self) -> bool:
+        """Whether it should say who it is, and has not yet."""
+        return self._tokens is not None and self._pass is None
+
+    def recheck(self) -> None:
+        """Cut it off if its token is no longer allowed."""
+        if self._tokens is not None and self._pass is not None and not self._tokens.holds(self._pass):
+            self._arrival.cut("auth")
+
+    def cut_off(self, why: Cut) -> str:
         """End the stream of a connection that was cut off; return what its peer is told."""
         limits = self._limits
+        if why == "auth":
+            self._close("disconnect")
+            return DENIED
         if self._opened is None:
-            return f"audio: none in {limits.handshake_s:g} s, expected some"
+            late = f"none in {limits.handshake_s:g} s" if why == "slow" else "none yet, and others want the place"
+            return f"audio: {late}, expected some"
         self._close("idle")
         return f"audio: less than {LEAST_S:g} s in {limits.idle_s:g} s, expected more"
 
@@ -182,20 +190,29 @@ class _Connection:
         if opening is None:
             return
         if self._opened is None:
+            if self._tokens is not None:
+                self._pass = await self._tokens.admit(self._parser.token)
             self._open(opening)
         while self._is_open() and (payload := self._parser.samples(self._engine.hop_bytes(self._form))):
             self._room.clear()
-            if not self._engine.feed(Frame(self.stream, self._form, payload), time.monotonic(), lossless=True):
+            frame = Frame(self.stream, self._form, payload)
+            if not self._engine.feed(frame, time.monotonic(), lossless=True, owner=self._owner):
                 await self._at_our_expense(self._room.wait())
 
     def _open(self, opening: Opening) -> None:
         stream = self._name(opening.stream) if opening.stream else self.stream
         self._opened = self._engine.open(
-            stream, opening.format, time.monotonic(), resume=self._room.set, start=opening.start
+            stream, opening.format, time.monotonic(), resume=self._room.set, start=opening.start, owner=self._owner
         )
         self.stream, self._form = stream, opening.format
         self._least_bytes = round(LEAST_S * self._form.rate_hz) * self._form.block_bytes
         self._arrival.admit(time.monotonic() + self._limits.idle_s)
+        if opening.answer:
+            self._writer.write(b"OK\n")
+
+    @property
+    def _owner(self) -> str | None:
+        return None if self._pass is None else self._pass.name
 
     def _is_open(self) -> bool:
         return self._engine.is_open(self.stream, self._opened)

@@ -4,7 +4,7 @@ Bytes go in as they come, whole samples come out. As in h11, reading has three o
 more data" (None, or no bytes).
 """
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -36,6 +36,8 @@ class Opening(msgspec.Struct, frozen=True):
     format: AudioFormat
     start: int = 0
     """Index of the first sample since the stream's start: where an earlier connection left off."""
+    answer: bool = False
+    """Whether the peer wants to be told when the stream is open."""
 
 
 class PcmParser:
@@ -45,6 +47,9 @@ class PcmParser:
         """Expect `form` unless the peer says otherwise."""
         self._form = form
         self._stream: str | None = None
+        self._answer = False
+        self.token: str | None = None
+        """Once there is an opening, what the peer says to be let in; not part of it, so that nobody shows it."""
         self._buffer = bytearray()
         self._start = 0
         self._greeted = False
@@ -75,7 +80,7 @@ class PcmParser:
             ProtocolError: a STREAMDET line or WAV header that is none, or of audio that is not taken.
         """
         if self._opening is None and self._greeting_done(ended) and self._wav_done(ended):
-            self._opening = Opening(self._stream, self._form, self._start)
+            self._opening = Opening(self._stream, self._form, self._start, self._answer)
         return self._opening
 
     def samples(self, most_bytes: int) -> bytes:
@@ -120,12 +125,19 @@ class PcmParser:
         return False
 
     def _greet(self, line: bytes) -> None:
-        fields = parse_fields(line.removeprefix(GREETING), "STREAMDET line")
+        fields = _fields(line.removeprefix(GREETING))
+        self.token = fields.get("token")
+        if not isinstance(self.token, str | None):
+            self.token = None
+            raise ProtocolError("token: (not shown), expected a string")
         name = fields.get("stream")
         if name is not None:
             if not isinstance(name, str):
                 raise ProtocolError(f"stream: {type(name).__name__}, expected a string")
             self._stream = parse_stream(name.encode())
+        if not isinstance(fields.get("answer", False), bool):
+            raise ProtocolError.of("answer", fields["answer"], "true or false")
+        self._answer = fields.get("answer", False)
         self._form = audio_format(fields, self._form)
         self._start = integer(fields, "start", 0, COUNT_MAX) or 0
         self._greeted = True
@@ -143,6 +155,16 @@ class PcmParser:
         self._left = None if length in _ENDLESS else length
         del self._buffer[:size]
         return True
+
+
+def _fields(data: bytes) -> dict[str, Any]:
+    """Read the JSON of a STREAMDET line; what holds a token is not repeated in the error."""
+    try:
+        return parse_fields(data, "STREAMDET line")
+    except ProtocolError:
+        if b"token" in data:
+            raise ProtocolError("STREAMDET line: (not shown, for its token), expected a JSON object") from None
+        raise
 
 
 def _may_begin(buffer: bytearray, word: bytes, ended: bool) -> bool:

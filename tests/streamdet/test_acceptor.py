@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import socket
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 
 import pytest
@@ -11,6 +12,7 @@ import uvloop
 from streamdet import acceptor
 from streamdet.acceptor import Acceptor, Arrival, Trouble
 from streamdet.config import Limits
+from streamdet.doors import Door
 from streamdet.errors import ConfigError, UnreachableError
 from streamdet.metrics import Metrics
 
@@ -24,7 +26,7 @@ def run(request) -> Callable[[Coroutine[None, None, None]], None]:
     return request.param
 
 
-class Door:
+class Serving:
     """An acceptor whose connections say what they want with their first byte, and stay until they hang up."""
 
     def __init__(self, address: str = LOCAL, listener: socket.socket | None = None, **limits: float) -> None:
@@ -32,7 +34,7 @@ class Door:
         self.ended: list[str | None] = []
         """Why each connection ended, in the order in which they did; None = of itself."""
         self.said: list[bytes] = []
-        self.acceptor = Acceptor("pcm", address, self._serve, Limits(**limits), self.metrics, listener)
+        self.acceptor = Acceptor("pcm", Door(address, listener), self._serve, Limits(**limits), self.metrics)
 
     async def _serve(self, arrival: Arrival) -> None:
         reader, writer = await arrival.streams()
@@ -70,7 +72,7 @@ async def hang_up(*connections: tuple[asyncio.StreamReader, asyncio.StreamWriter
         await writer.wait_closed()
 
 
-def within(door: Door, test: Callable[[Door], Awaitable[None]]) -> Coroutine[None, None, None]:
+def within(door: Serving, test: Callable[[Serving], Awaitable[None]]) -> Coroutine[None, None, None]:
     async def main() -> None:
         async with door.acceptor:
             await test(door)
@@ -79,7 +81,7 @@ def within(door: Door, test: Callable[[Door], Awaitable[None]]) -> Coroutine[Non
 
 
 def test_connections_are_served_and_counted(run):
-    async def test(door: Door) -> None:
+    async def test(door: Serving) -> None:
         callers = [await door.call(b"hello") for _ in range(5)]
         assert [await reader.readexactly(5) for reader, _ in callers] == [b"hello"] * 5
         assert door.open() == 5
@@ -87,11 +89,11 @@ def test_connections_are_served_and_counted(run):
         await until(lambda: door.open() == 0)
         assert door.ended == [None] * 5
 
-    run(within(Door(), test))
+    run(within(Serving(), test))
 
 
 def test_who_says_nothing_is_cut_off_in_time_and_who_has_spoken_is_not(run):
-    async def test(door: Door) -> None:
+    async def test(door: Serving) -> None:
         speaking, silent = await door.call(b"x"), await door.call()
         assert await silent[0].read() == b""
         assert door.ended == ["slow"]
@@ -100,13 +102,13 @@ def test_who_says_nothing_is_cut_off_in_time_and_who_has_spoken_is_not(run):
         assert await speaking[0].readexactly(2) == b"xy"
         await hang_up(speaking, silent)
 
-    run(within(Door(handshake_s=0.1), test))
+    run(within(Serving(handshake_s=0.1), test))
 
 
 def test_where_all_places_are_taken_who_has_been_silent_for_longest_makes_room(run, monkeypatch):
     monkeypatch.setattr(acceptor, "SPARED_S", 0.05)
 
-    async def test(door: Door) -> None:
+    async def test(door: Serving) -> None:
         speaking = await door.call(b"x")
         first, second = await door.call(), await door.call()
         await until(lambda: door.open() == 3)
@@ -121,11 +123,11 @@ def test_where_all_places_are_taken_who_has_been_silent_for_longest_makes_room(r
         assert await speaking[0].readexactly(2) == b"xy"
         await hang_up(speaking, first, second, new)
 
-    run(within(Door(connections=3), test))
+    run(within(Serving(connections=3), test))
 
 
 def test_where_everybody_has_spoken_callers_wait_until_a_place_is_given_back(run):
-    async def test(door: Door) -> None:
+    async def test(door: Serving) -> None:
         callers = [await door.call(b"x") for _ in range(2)]
         await until(lambda: len(door.said) == 2)
         waiting = await door.call(b"z")
@@ -136,14 +138,14 @@ def test_where_everybody_has_spoken_callers_wait_until_a_place_is_given_back(run
         assert door.ended == [None]
         await hang_up(callers[1], waiting)
 
-    run(within(Door(connections=2), test))
+    run(within(Serving(connections=2), test))
 
 
 def test_who_has_just_come_is_spared(run, monkeypatch):
     """Many good callers may come at once, faster than the loop reads what they say."""
     monkeypatch.setattr(acceptor, "SPARED_S", 3600.0)
 
-    async def test(door: Door) -> None:
+    async def test(door: Serving) -> None:
         silent, waiting = await door.call(), await door.call(b"z")
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(waiting[0].readexactly(1), 0.2)
@@ -152,13 +154,13 @@ def test_who_has_just_come_is_spared(run, monkeypatch):
         assert await asyncio.wait_for(waiting[0].readexactly(1), PATIENCE_S) == b"z"
         await hang_up(waiting)
 
-    run(within(Door(connections=1), test))
+    run(within(Serving(connections=1), test))
 
 
 def test_a_deadline_that_comes_nearer_is_kept(run, monkeypatch):
     monkeypatch.setattr(acceptor, "LOOK_S", 0.05)
 
-    class Impatient(Door):
+    class Impatient(Serving):
         async def _serve(self, arrival: Arrival) -> None:
             try:
                 arrival.admit(float("inf"))
@@ -167,13 +169,28 @@ def test_a_deadline_that_comes_nearer_is_kept(run, monkeypatch):
             finally:
                 self.ended.append(arrival.cut_for)
 
-    async def test(door: Door) -> None:
+    async def test(door: Serving) -> None:
         caller = await door.call()
         assert await caller[0].read() == b""
         assert door.ended == ["slow"]
         await hang_up(caller)
 
     run(within(Impatient(), test))
+
+
+def test_time_in_which_we_were_stopped_ourselves_is_not_the_callers(run, monkeypatch):
+    monkeypatch.setattr(acceptor, "LATE_S", 0.2)
+
+    async def test(door: Serving) -> None:
+        caller = await door.call()
+        await until(lambda: door.open() == 1)
+        caller[1].write(b"x")
+        time.sleep(1.0)  # noqa: ASYNC251 - SIGSTOP, a machine that slept
+        assert await caller[0].readexactly(1) == b"x"
+        assert door.ended == []
+        await hang_up(caller)
+
+    run(within(Serving(handshake_s=0.5), test))
 
 
 class Short:
@@ -198,7 +215,7 @@ class Short:
 def test_where_none_can_be_accepted_it_tries_more_and_more_seldom(run, number, monkeypatch):
     monkeypatch.setattr(acceptor, "LONGEST_WAIT_S", 0.04)
 
-    async def test(door: Door) -> None:
+    async def test(door: Serving) -> None:
         caller = await door.call(b"x")
         assert await asyncio.wait_for(caller[0].readexactly(1), PATIENCE_S) == b"x"
         waits_s = [after - before for before, after in zip(short.tried_s, short.tried_s[1:5], strict=False)]
@@ -209,7 +226,7 @@ def test_where_none_can_be_accepted_it_tries_more_and_more_seldom(run, number, m
 
     with socket.create_server(("127.0.0.1", 0)) as sock:
         short = Short(sock, 4, number)
-        run(within(Door(listener=short), test))
+        run(within(Serving(listener=short), test))
 
 
 def test_trouble_is_told_when_it_begins_and_with_its_count_when_it_is_over(run, monkeypatch, caplog):
@@ -234,14 +251,14 @@ def test_trouble_is_told_when_it_begins_and_with_its_count_when_it_is_over(run, 
 def test_a_socket_that_was_there_before_keeps_its_queue(run):
     """`listen` would change it: asyncio's own server calls it again."""
 
-    async def test(door: Door) -> None:
+    async def test(door: Serving) -> None:
         assert door.acceptor.address == f"tcp://127.0.0.1:{sock.getsockname()[1]}"
         await hang_up(await door.call(b"x"))
 
     with socket.create_server(("127.0.0.1", 0), backlog=7) as sock:
         before = backlog(sock)
         again = socket.socket(fileno=socket.dup(sock.fileno()))
-        run(within(Door(listener=again), test))
+        run(within(Serving(listener=again), test))
         assert backlog(sock) == before == 7
 
 
@@ -254,12 +271,12 @@ def backlog(sock: socket.socket) -> int:
 def test_a_unix_socket_of_ours_is_open_to_all_and_goes_with_us(run, tmp_path):
     path = tmp_path / "s"
 
-    async def test(_: Door) -> None:
+    async def test(_: Serving) -> None:
         assert path.stat().st_mode & 0o777 == 0o666
         with pytest.raises(UnreachableError, match="another process listens there"):
-            await Door(f"unix:{path}").acceptor.__aenter__()
+            await Serving(f"unix:{path}").acceptor.__aenter__()
 
-    run(within(Door(f"unix:{path}"), test))
+    run(within(Serving(f"unix:{path}"), test))
     assert not path.exists()
 
 
@@ -269,9 +286,9 @@ def test_a_stale_unix_socket_is_replaced_and_any_other_file_is_not(run, tmp_path
         sock.bind(str(stale))
     other.write_text("mine")
 
-    async def test(_: Door) -> None:
+    async def test(_: Serving) -> None:
         with pytest.raises(ConfigError, match="a path that is free or a socket"):
-            await Door(f"unix:{other}").acceptor.__aenter__()
+            await Serving(f"unix:{other}").acceptor.__aenter__()
 
-    run(within(Door(f"unix:{stale}"), test))
+    run(within(Serving(f"unix:{stale}"), test))
     assert other.read_text() == "mine"

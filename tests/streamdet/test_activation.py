@@ -110,6 +110,16 @@ def test_the_addresses_are_read_back_from_the_sockets(given, tcp, unix):
     )
 
 
+def test_what_speaks_tls_in_the_config_does_so_on_a_socket_that_was_handed_over(given, tcp, unix):
+    host, port = tcp.getsockname()
+    inherited = given(("http", tcp), ("pcm", tcp), ("pcm", unix))
+    config = Endpoints(http="https://localhost:1", pcm=("tls://localhost:2", "unix:/nowhere"))
+    found = inherited.endpoints(config)
+    assert found.http == f"https://{host}:{port}"
+    assert found.pcm == (f"tls://{host}:{port}", f"unix:{unix.getsockname()}")
+    assert inherited.endpoints(Endpoints(pcm=("tls://localhost:2", "tcp://localhost:3"))).pcm[0].startswith("tcp://")
+
+
 def test_an_endpoint_that_is_switched_off_and_listened_for_is_refused(given, tcp):
     with pytest.raises(ConfigError, match=r"endpoints\.http: '', expected an address: systemd listens"):
         given(("http", tcp)).endpoints(Endpoints(http=""))
