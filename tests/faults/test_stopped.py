@@ -58,7 +58,8 @@ SUBSCRIBERS = 3
 FLOODED = 100
 # More than libzmq and the kernel keep for one that takes nothing.
 VERDICTS = 60_000
-PROMISED_BYTES = 64 << 20
+# Half of the promise, so that the control need not publish for a minute.
+MOST_BYTES = 32 << 20
 SUBSCRIBE = """
 import sys, zmq
 socket = zmq.Context().socket(zmq.SUB)
@@ -134,7 +135,7 @@ def test_subscribers_that_take_nothing_cost_the_others_nothing_and_the_daemon_li
     )
     assert counted.tracks == len(streams)
     assert (counted.missing, counted.duplicates, counted.holes, counted.unclosed) == (0, 0, 0, 0)
-    assert most - before < PROMISED_BYTES
+    assert most - before < MOST_BYTES
     assert served.terminate() == 0
 
 
@@ -143,4 +144,4 @@ def test_a_daemon_that_keeps_everything_for_them_is_found_out(serve, ends, dial)
     recorder = ends.enter_context(Recorder(served.endpoints["verdicts"], ("v.call-", "e.call-", "hb")))
     recorder.await_beat()
     _, before, most = flooded(served, recorder, dial, ends)
-    assert most - before > PROMISED_BYTES
+    assert most - before > MOST_BYTES
