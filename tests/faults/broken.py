@@ -3,6 +3,7 @@
 A test that finds nothing wrong with these would find nothing wrong with anything.
 """
 
+import logging
 import os
 import runpy
 import signal
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from streamdet import window  # isort: skip - first, since others take what stands in it
-from streamdet import acceptor, daemon, publish, sockets
+from streamdet import acceptor, daemon, logs, publish, sockets
 from streamdet.bench import free
 from streamdet.engine import Engine
 from streamdet.records import Verdict
@@ -73,6 +74,11 @@ def boundless() -> None:
     publish.SEND_HWM = 0  # type: ignore[misc]
 
 
+def waits_for_the_log() -> None:
+    """Each line is written where it is said, and whoever says it waits."""
+    logs.start = lambda form, level: logging.basicConfig(level=level.upper(), force=True)  # type: ignore[assignment]  # noqa: ARG005
+
+
 def spares() -> None:
     """Nobody is pushed out to make room."""
     acceptor.SPARED_S = 1e9  # type: ignore[misc]
@@ -91,6 +97,7 @@ WAYS: dict[str, Callable[..., None]] = {
     "leaks": leaks,
     "impatient": impatient,
     "boundless": boundless,
+    "waits-for-the-log": waits_for_the_log,
 }
 
 if __name__ == "__main__":
