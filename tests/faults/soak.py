@@ -237,6 +237,12 @@ def sample(served: Served) -> Sample:
     return Sample(time.monotonic(), opened, used.rss, used.pss, served.descriptors(), served.cpu_s())
 
 
+def last_words(served: Served) -> None:
+    """Show what a daemon said that has not ended well: its log goes with the folder."""
+    if served.process is not None and served.code:
+        print(f"the daemon ended with {served.code}: {served.said()[-4000:]}", file=sys.stderr)  # noqa: T201
+
+
 def soak(
     minutes: float,
     opens: int,
@@ -253,6 +259,7 @@ def soak(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="streamdet-soak-")))
         served = Served(folder / "daemon", bundle, program=program, daemon={"log_level": "warning"})
         stack.callback(served.close)
+        stack.callback(last_words, served)
         served.started()
         ledger = stack.enter_context(Ledger(served.endpoints["verdicts"]))
         churn = Churn(served, stack, folder, seed)
