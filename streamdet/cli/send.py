@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import os
+import ssl
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Annotated, Final, Protocol
+from typing import Annotated, Any, Final, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -20,7 +21,8 @@ from streamdet.errors import ConfigError, DataError, ProtocolError, StreamdetErr
 from streamdet.guard import present
 from streamdet.keys import Identity
 from streamdet.records import MAX_CHANNELS, RATES_HZ, AudioFormat, Encoding, Frame
-from streamdet.sockets import host_and_port
+from streamdet.sockets import host_and_port, is_local
+from streamdet.tls import client_context
 from streamdet.wire import frames
 from streamdet.wire.pcm import PcmParser
 
@@ -30,8 +32,25 @@ FRAME_MS: Final = 100
 # How long until a full queue is asked again.
 RETRY_S: Final = 0.02
 READ_BYTES: Final = 64 << 10
+# How long the daemon may take to read all that was sent when TLS says goodbye (s): it reads no faster than it scores.
+GOODBYE_S: Final = 3600.0
 # How long a full queue or an absent daemon is waited for.
 PATIENCE_S: Final = 5.0
+
+
+class Destination(NamedTuple):
+    """Where a recording goes, and how."""
+
+    address: str
+    lossless: bool
+    """Over raw PCM; else over ZeroMQ."""
+    identity: Identity | None = None
+    tls: ssl.SSLContext | None = None
+
+    @property
+    def token(self) -> str | None:
+        """Of the identity."""
+        return None if self.identity is None else self.identity.token
 
 
 class Sink(Protocol):
@@ -57,6 +76,7 @@ def send(
     frame_ms: Annotated[int, typer.Option(min=10, max=FRAME_MS, help="Audio in a message.")] = FRAME_MS,
     pcm: Annotated[bool, typer.Option("--pcm", help="Over raw PCM in real time too.")] = False,
     identity: IdentityFile = None,
+    ca: Annotated[Path | None, typer.Option(help="Certificates to trust at tls://, instead of the system's.")] = None,
 ) -> None:
     """Stream a recording to a daemon: over ZeroMQ in real time, over raw PCM when faster."""
     endpoints = read_config(config, set_).endpoints
@@ -72,9 +92,12 @@ def send(
     names = [name] if calls == 1 else [f"{name}-{number}" for number in range(1, calls + 1)]
     for each in names:
         frames.parse_stream(each.encode())
-    who = read_identity(identity)
+    tls = client_context(ca) if lossless and address.startswith("tls://") else None
+    to = Destination(address, lossless, read_identity(identity), tls)
+    if lossless and to.token is not None and tls is None and not is_local("endpoints.pcm", address):
+        typer.echo(f"your token travels to {address} in the clear: tls:// hides it", err=True)
     try:
-        asyncio.run(_send(source, names, wanted, rate, speed, frame_ms / 1000, address, who, lossless=lossless))
+        asyncio.run(_send(source, names, wanted, rate, speed, frame_ms / 1000, to))
     except* StreamdetError as group:
         raise group.exceptions[0] from None  # of many calls that fail alike, one line says it
 
@@ -104,10 +127,7 @@ async def _send(
     rate: int | None,
     speed: float,
     frame_s: float,
-    address: str,
-    identity: Identity | None,
-    *,
-    lossless: bool,
+    to: Destination,
 ) -> None:
     if source == "-":
         form, payloads = await _stdin(wanted, frame_s)
@@ -116,16 +136,16 @@ async def _send(
         form, data = recorded(Path(source), wanted if rate or wanted.encoding != "s16le" else None)
         # Starts are spread over a second, as those of real calls are.
         groups = [([name], _cut(data, form, frame_s), at / len(names)) for at, name in enumerate(names)]
-    typer.echo(f"{source} as {names[0]}{f' to {names[-1]}' if len(names) > 1 else ''} to {address}", err=True)
-    with _push(address if not lossless else "", identity) as push:
+    typer.echo(f"{source} as {names[0]}{f' to {names[-1]}' if len(names) > 1 else ''} to {to.address}", err=True)
+    with _push("", None) if to.lossless else _push(to.address, to.identity) as push:
         async with asyncio.TaskGroup() as tasks:
             for group, payloads, delay_s in groups:
-                sinks = [await _sink(push, address, name, form, lossless=lossless) for name in group]
+                sinks = [await _sink(push, to, name, form) for name in group]
                 tasks.create_task(_pace(payloads, sinks, frame_s / speed if speed else 0.0, delay_s))
 
 
-async def _sink(push: "zmq.Socket[bytes]", address: str, name: str, form: AudioFormat, *, lossless: bool) -> Sink:
-    return await PcmSink.connect(address, name, form) if lossless else ZmqSink(push, name, form)
+async def _sink(push: "zmq.Socket[bytes]", to: Destination, name: str, form: AudioFormat) -> Sink:
+    return await PcmSink.connect(to, name, form) if to.lossless else ZmqSink(push, name, form)
 
 
 async def _pace(payloads: AsyncIterator[bytes], sinks: Sequence[Sink], every_s: float, delay_s: float) -> None:
@@ -208,50 +228,75 @@ class ZmqSink:
 class PcmSink:
     """One stream on a connection of its own."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str, *, asks: bool) -> None:
         """Use `connect`."""
         self._reader = reader
         self._writer = writer
         self._address = address
+        self._asks = asks
+        """Whether the daemon has yet to say that the stream is open."""
 
     @classmethod
-    async def connect(cls, address: str, stream: str, form: AudioFormat) -> "PcmSink":
+    async def connect(cls, to: Destination, stream: str, form: AudioFormat) -> "PcmSink":
         """Connect and say what will come.
 
         Raises:
-            UnreachableError: nobody listens.
+            UnreachableError: nobody listens, or nobody whose certificate is trusted.
         """
         try:
-            if address.startswith("unix:"):
-                path = address.removeprefix("unix:").removeprefix("//")
+            if to.address.startswith("unix:"):
+                path = to.address.removeprefix("unix:").removeprefix("//")
                 reader, writer = await asyncio.open_unix_connection(path)
             else:
-                reader, writer = await asyncio.open_connection(*host_and_port("endpoints.pcm", address))
+                where = host_and_port("endpoints.pcm", to.address)
+                tls: dict[str, Any] = {} if to.tls is None else {"ssl": to.tls, "ssl_shutdown_timeout": GOODBYE_S}
+                reader, writer = await asyncio.open_connection(*where, **tls)
+        except ssl.SSLError as error:
+            why = getattr(error, "verify_message", None) or error.reason
+            raise UnreachableError.of("pcm", to.address, f"a daemon that is trusted ({why})") from None
         except OSError as error:
-            raise UnreachableError.of("pcm", address, f"a daemon that listens ({error.strerror})") from None
-        greeting = {"stream": stream, "rate": form.rate_hz, "encoding": form.encoding, "channels": form.channels}
+            raise UnreachableError.of("pcm", to.address, f"a daemon that listens ({error.strerror})") from None
+        form_fields = {"rate": form.rate_hz, "encoding": form.encoding, "channels": form.channels}
+        # A daemon of before there were tokens and TLS would not answer, and has neither.
+        asks = to.tls is not None or to.token is not None
+        asked = {"answer": True, "token": to.token} if asks else {}
+        greeting = {
+            name: value for name, value in {"stream": stream, **form_fields, **asked}.items() if value is not None
+        }
         writer.write(b"STREAMDET " + msgspec.json.encode(greeting) + b"\n")
-        return cls(reader, writer, address)
+        return cls(reader, writer, to.address, asks=asks)
 
     async def send(self, payload: bytes) -> None:
         """Send samples, waiting where the daemon does."""
         try:
             self._writer.write(payload)
             await self._writer.drain()
+            if self._asks:
+                await self._hear()
         except OSError:
             with contextlib.suppress(OSError):
                 await self._complain()
             raise UnreachableError.of("pcm", self._address, "a daemon that stays to the end") from None
 
     async def end(self) -> None:
-        """End the stream, and hear whether it was taken."""
+        """End the stream, and hear whether it was taken, where the connection can be half closed."""
         try:
-            self._writer.write_eof()
-            await self._complain()
+            if self._writer.can_write_eof():
+                self._writer.write_eof()
+                await self._complain()
+            self._writer.close()
+            await self._writer.wait_closed()
         except OSError:
             raise UnreachableError.of("pcm", self._address, "a daemon that stays to the end") from None
         finally:
             self._writer.close()
+
+    async def _hear(self) -> None:
+        """Wait for the daemon's word that the stream is open."""
+        answer = await self._reader.readline()
+        if answer != b"OK\n":
+            raise ProtocolError(answer.decode(errors="replace").removeprefix("ERROR ").strip() or "no answer")
+        self._asks = False
 
     async def _complain(self) -> None:
         answer = await self._reader.read(1000)
