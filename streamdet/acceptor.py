@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, Self
 from streamdet.activation import address_of
 from streamdet.config import Limits
 from streamdet.doors import Door, Doorway
+from streamdet.ear import Ear
 from streamdet.errors import ConfigError, UnreachableError
 from streamdet.logs import fields
 from streamdet.metrics import Metrics
@@ -159,7 +160,7 @@ class Arrival:
         self._due_s = min(self.deadline_s, now_s + LOOK_S)
         self._timer = loop.call_at(self._due_s, self._look)
 
-    async def connect(self, protocol: asyncio.Protocol) -> asyncio.Transport:
+    async def connect(self, protocol: asyncio.Protocol | asyncio.BufferedProtocol) -> asyncio.Transport:
         """Let `protocol` have it; closing it is the transport's from now on.
 
         Raises:
@@ -176,16 +177,14 @@ class Arrival:
             )
         return transport
 
-    async def streams(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Read and write it.
+    async def ear(self, most_bytes: int) -> tuple[Ear, asyncio.Transport]:
+        """Read at most `most_bytes` of it at once, and write it.
 
         Raises:
             OSError: it has gone already, or does not speak TLS where it should.
         """
-        reader = asyncio.StreamReader()
-        protocol = asyncio.StreamReaderProtocol(reader)
-        transport = await self.connect(protocol)
-        return reader, asyncio.StreamWriter(transport, protocol, reader, asyncio.get_running_loop())
+        ear = Ear(most_bytes, half_open=self._tls is None)
+        return ear, await self.connect(ear)
 
     def close(self) -> None:
         """Hang up, unless somebody has it, and give its place back."""

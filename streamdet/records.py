@@ -28,7 +28,7 @@ Sums = NDArray[np.float32]
 """Pooling sums of one block, `(2 + 2 D,)`: docs/bundle.md has them. Never written to."""
 
 
-Payload = bytes | memoryview
+Payload = bytes | bytearray | memoryview
 """Audio on its way into a ring: a view of whatever memory it came in, which is overwritten once it was fed."""
 
 

@@ -45,6 +45,7 @@ LAYERS = {
     "engine": {"engine", "line", "stream", "providers", "sessions", "scorer", "head", "replay"},
     "edges": {
         "pseudonyms",
+        "ear",
         "activation",
         "acceptor",
         "doors",

@@ -184,7 +184,7 @@ async def _stdin(form: AudioFormat, frame_s: float) -> tuple[AudioFormat, AsyncI
         over = ended
         while True:
             while payload := parser.samples(size):
-                yield payload
+                yield bytes(payload)
             if over:
                 parser.finish()
                 return

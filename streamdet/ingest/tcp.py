@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, Self
 from streamdet.acceptor import Acceptor, Arrival, Cut
 from streamdet.config import Limits
 from streamdet.doors import Door
+from streamdet.ear import Ear
 from streamdet.engine import Engine
 from streamdet.errors import OverloadError, ProtocolError
 from streamdet.logs import fields
@@ -77,11 +78,11 @@ class PcmListener:
     async def _serve(self, arrival: Arrival) -> None:
         # A stream whose sender gave no name is called by its address, or by a number where there is none.
         peer = f"pcm-{arrival.peer}" if arrival.peer else f"pcm-unix-{next(self._numbers)}"
-        reader, writer = await arrival.streams()
+        ear, writer = await arrival.ear(READ_BYTES)
         connection = _Connection(self, arrival, writer, self.name(peer))
         self._open.add(connection)
         try:
-            await connection.serve(reader)
+            await connection.serve(ear)
         except (ProtocolError, OverloadError) as error:
             self.metrics.refused("pcm", error)
             log.warning("refused", extra=fields(stream=connection.stream, reason=error))
@@ -101,7 +102,7 @@ class PcmListener:
 class _Connection:
     """One stream on its way in."""
 
-    def __init__(self, listener: PcmListener, arrival: Arrival, writer: asyncio.StreamWriter, peer: str) -> None:
+    def __init__(self, listener: PcmListener, arrival: Arrival, writer: asyncio.Transport, peer: str) -> None:
         self.stream = peer
         self._name = listener.name
         self._engine = listener.engine
@@ -121,16 +122,18 @@ class _Connection:
         self._paid_until_s = 0.0
         """What has come may have been read by then."""
 
-    async def serve(self, reader: asyncio.StreamReader) -> None:
+    async def serve(self, ear: Ear) -> None:
         """Read to the end."""
         try:
-            while data := await reader.read(READ_BYTES):
-                self._metrics.received("pcm", len(data))
+            while data := await ear.read():
+                size_bytes = len(data)
+                self._metrics.received("pcm", size_bytes)
                 self._parser.feed(data)
+                ear.heard()
                 await self._pass_on(ended=False)
                 if self._opened is not None and not self._is_open():
                     return  # somebody closed it through the control socket
-                await self._keep_pace(len(data))
+                await self._keep_pace(size_bytes)
             if self._parser.begun:  # a probe that connects and leaves is no call
                 await self._pass_on(ended=True)
             self._parser.finish()
@@ -196,7 +199,9 @@ class _Connection:
         while self._is_open() and (payload := self._parser.samples(self._engine.hop_bytes(self._form))):
             self._room.clear()
             frame = Frame(self.stream, self._form, payload)
-            if not self._engine.feed(frame, time.monotonic(), lossless=True, owner=self._owner):
+            has_room = self._engine.feed(frame, time.monotonic(), lossless=True, owner=self._owner)
+            payload[:] = bytes(len(payload))  # it is in the ring now, and nowhere else
+            if not has_room:
                 await self._at_our_expense(self._room.wait())
 
     def _open(self, opening: Opening) -> None:

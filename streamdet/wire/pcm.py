@@ -58,7 +58,7 @@ class PcmParser:
         self._left: int | None = None
         """Bytes of samples to come; None = until the end."""
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | memoryview) -> None:
         """Take what was read."""
         self._buffer += data
 
@@ -83,7 +83,7 @@ class PcmParser:
             self._opening = Opening(self._stream, self._form, self._start, self._answer)
         return self._opening
 
-    def samples(self, most_bytes: int) -> bytes:
+    def samples(self, most_bytes: int) -> bytearray:
         """Return at most `most_bytes` of whole samples of all channels; none when more data is needed.
 
         What follows a WAV file's samples (tags, other data) is dropped.
@@ -91,9 +91,8 @@ class PcmParser:
         block = self._form.block_bytes
         ready = len(self._buffer) if self._left is None else min(len(self._buffer), self._left)
         take = min(ready, most_bytes) // block * block
-        with memoryview(self._buffer) as view:
-            data = bytes(view[:take])
-            view[:take] = bytes(take)  # what leaves stays in the buffer's memory otherwise, until that is used again
+        data = self._buffer[:take]
+        self._buffer[:take] = bytes(take)  # or what leaves would stay in this memory until that is used again
         del self._buffer[:take]
         if self._left is not None:
             self._left -= take

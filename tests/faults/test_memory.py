@@ -105,3 +105,19 @@ def test_control_what_comes_after_a_pause_is_heard_again(start):
     lone.ask(op="resume", stream="a")
     play(lone, sound, NARROW)
     assert memory.found(lone.pid, needles(sound, NARROW))
+
+
+def test_nothing_of_a_call_over_raw_pcm_is_left_when_it_has_ended(start):
+    lone, sound = start(), voice(NARROW)
+    wanted, payload = needles(sound, NARROW), encode(sound, "s16le")
+    with lone.pcm("a", NARROW) as connection:
+        for at in range(0, len(payload), 320):  # as a recorder sends it; whatever meets in one read
+            connection.sendall(payload[at : at + 320])
+        lone.until(lambda it: getattr(it, "end_s", None) == SECONDS)
+        during = memory.found(lone.pid, wanted)
+    assert during, "control: the search finds what is in the ring"
+    lone.event("close", "a")
+    lone.ask(op="status")
+    after = memory.found(lone.pid, wanted)
+    figure("memory-pcm", pieces=len(wanted), during=len(during), after=len(after))
+    assert after == {}

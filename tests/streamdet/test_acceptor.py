@@ -37,9 +37,10 @@ class Serving:
         self.acceptor = Acceptor("pcm", Door(address, listener), self._serve, Limits(**limits), self.metrics)
 
     async def _serve(self, arrival: Arrival) -> None:
-        reader, writer = await arrival.streams()
+        ear, writer = await arrival.ear(100)
         try:
-            while data := await reader.read(100):
+            while data := bytes(await ear.read()):
+                ear.heard()
                 self.said.append(data)
                 arrival.admit(asyncio.get_running_loop().time() + 3600)
                 writer.write(data)
