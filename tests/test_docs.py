@@ -268,3 +268,25 @@ def test_a_row_that_does_not_follow_is_noticed():
     assert wrong_calls("| x | fp32 | 100 | – | 35 | 70 | 140 | – | – | – |") == []
     assert wrong_calls("| x | fp32 | 100 | – | 35 | 71 | 140 | – | – | – |")
     assert wrong_calls("| x | fp16 | H200 | 2,000 | 700 | 1,400 | 2,801 |")
+
+
+# -- tests that pages point to ---------------------------------------------------------------------------------------
+
+
+def missing_paths(text: str) -> list[str]:
+    """Paths of tests that a page names and nobody has."""
+    named = set(re.findall(r"(?:tests|\.ci)/[\w/.-]*\w", text))
+    return sorted(path for path in named if not (ROOT / path).exists())
+
+
+@pytest.mark.parametrize("page", ["threats.md", "reliability.md"])
+def test_every_test_that_a_promise_names_is_there(page):
+    text = read(DOCS / page)
+    assert "tests/faults/" in text
+    assert missing_paths(text) == []
+
+
+def test_a_test_that_went_away_is_noticed():
+    assert missing_paths("| `tests/faults/test_nothing.py` | `pytest tests/test_docs.py -k x` |") == [
+        "tests/faults/test_nothing.py"
+    ]
