@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -327,6 +328,38 @@ class Supervisor:
                     self.lives.append(Life(pid, ended_s, code, time.monotonic()))
         except BaseException as error:
             self._failure = error
+
+
+class Knocking(threading.Thread):
+    """Connects to every TCP endpoint of a daemon again and again, while entered, and counts who is refused."""
+
+    def __init__(self, doors: Mapping[str, str]) -> None:
+        """Knock at these addresses, by the names of their endpoints."""
+        super().__init__(name="knocking", daemon=True)
+        self.refused: Final[list[str]] = []
+        self.taken = 0
+        self._doors: Final = dict(doors)
+        self._done: Final = threading.Event()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._done.set()
+        self.join()
+
+    def run(self) -> None:
+        """Knock at one door after the other."""
+        for name, address in itertools.cycle(self._doors.items()):
+            if self._done.wait(SECOND_TO_LOOK_S):
+                return
+            host, _, port = address.removeprefix("tcp://").rpartition(":")
+            try:
+                socket.create_connection((host, int(port)), PATIENCE_S).close()
+                self.taken += 1
+            except ConnectionRefusedError:
+                self.refused.append(name)
 
 
 @contextlib.contextmanager

@@ -238,6 +238,11 @@ class Recorder(threading.Thread):
             if isinstance(each.record, Event) and each.record.type == kind and each.record.stream.startswith(prefix)
         ]
 
+    def told(self, kind: str) -> list[dict[str, Any]]:
+        """Return what the daemon told of itself, of a kind."""
+        own = [each.record for each in list(self.heard) if isinstance(each.record, dict)]
+        return [record for record in own if record["type"] == kind]
+
     def verdicts(self, prefix: str = "") -> list[Verdict]:
         """Return all verdicts that are no snapshots."""
         found = [each.record for each in list(self.heard) if isinstance(each.record, Verdict)]

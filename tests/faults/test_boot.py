@@ -9,11 +9,10 @@ import signal
 import socket
 import stat
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 import pytest
 import zmq
@@ -24,12 +23,18 @@ from streamdet.bundle import starter_path
 from streamdet.config import Endpoints
 from tests.faults import bundles
 from tests.faults.calls import Calls
-from tests.faults.harness import PATIENCE_S, figure, wait_for
+from tests.faults.harness import PATIENCE_S, Knocking, figure, wait_for
 from tests.faults.machine import CGROUPS, CannotBootError, Machine, build
 from tests.faults.recorder import Recorder, account
 
 AUDIO, VERDICTS, CONTROL = Endpoints().audio, Endpoints().verdicts, Endpoints().control
-PORTS: Final = (5560, 5561, 5562, 5563, 8560)
+DOORS: Final = {
+    "audio": AUDIO,
+    "verdicts": VERDICTS,
+    "control": CONTROL,
+    "http": Endpoints().http,
+    "pcm": Endpoints().pcm[0],
+}
 HTTP: Final = "127.0.0.1:8560"
 SOCKETS: Final = tuple(f"streamdet-{name}.socket" for name in ("audio", "verdicts", "control", "http", "pcm"))
 CALLS: Final = 20
@@ -86,34 +91,6 @@ def answers(address: str = HTTP) -> int:
         return 0
     finally:
         connection.close()
-
-
-class Knocking(threading.Thread):
-    """Connects to every port again and again while entered, and counts who is refused."""
-
-    def __init__(self, ports: tuple[int, ...] = PORTS) -> None:
-        super().__init__(name="knocking", daemon=True)
-        self.tried = 0
-        self.refused = 0
-        self._ports: Final = ports
-        self._done: Final = threading.Event()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._done.set()
-        self.join()
-
-    def run(self) -> None:
-        while not self._done.wait(0.002):
-            for port in self._ports:
-                self.tried += 1
-                try:
-                    socket.create_connection(("127.0.0.1", port), PATIENCE_S).close()
-                except ConnectionRefusedError:
-                    self.refused += 1
 
 
 @pytest.fixture
@@ -184,7 +161,7 @@ def test_a_restart_refuses_nobody_and_no_call_misses_more_than_a_window(served, 
     streams = [calls.stream(number) for number in calls.open(CALLS)]
     recorder.await_verdicts(streams, 2)
     took_s = []
-    with Knocking() as knocking:
+    with Knocking(DOORS) as knocking:
         for _ in range(3):
             began_s = time.monotonic()
             served.run("systemctl", "restart", "streamdet")
@@ -198,14 +175,14 @@ def test_a_restart_refuses_nobody_and_no_call_misses_more_than_a_window(served, 
         "restart",
         **found._asdict(),
         restart_s=max(took_s),
-        connections=knocking.tried,
-        refused=knocking.refused,
+        connections=knocking.taken,
+        refused=len(knocking.refused),
         verdict_gap_s=max(track.longest_wait_s() for track in tracks),
         unread_s_max=max(seconds for track in tracks for seconds in track.unread_s),
     )
-    assert (knocking.refused, found.missing, found.holes, found.unclosed) == (0, 0, 0, 0)
+    assert (len(knocking.refused), found.missing, found.holes, found.unclosed) == (0, 0, 0, 0)
     assert (found.tracks, found.openings) == (CALLS, 4 * CALLS)
-    assert knocking.tried > 100
+    assert knocking.taken > 100
 
 
 def test_without_its_socket_unit_an_endpoint_refuses(served):
@@ -215,7 +192,7 @@ def test_without_its_socket_unit_an_endpoint_refuses(served):
         stop(served)
         served.run("systemctl", "mask", *alone)
         start(served)
-        with Knocking((5563, 8560)) as knocking:
+        with Knocking({name: DOORS[name] for name in ("http", "pcm")}) as knocking:
             served.run("systemctl", "restart", "streamdet")
             wait_for(lambda: knocking.refused)
     finally:
@@ -231,7 +208,7 @@ def serving_again(machine: Machine, gone: int) -> float:
 
 def test_a_killed_daemon_serves_again_and_refuses_nobody(served):
     took_s, loads_s = [], []
-    with Knocking() as knocking:
+    with Knocking(DOORS) as knocking:
         for count in range(1, 4):
             pid, began_s = served.pid, time.monotonic()
             os.kill(pid, signal.SIGKILL)
@@ -239,8 +216,8 @@ def test_a_killed_daemon_serves_again_and_refuses_nobody(served):
             assert served.show("NRestarts") == str(count)
             times = [int(served.show(f"{name}TimestampMonotonic")) for name in ("ExecMainStart", "ActiveEnter")]
             loads_s.append((times[1] - times[0]) / 1e6)
-    figure("sigkill_to_serving", serving_s=max(took_s), of_which_load_s=max(loads_s), refused=knocking.refused)
-    assert knocking.refused == 0
+    figure("sigkill_to_serving", serving_s=max(took_s), of_which_load_s=max(loads_s), refused=len(knocking.refused))
+    assert knocking.refused == []
 
 
 def test_a_stopped_process_is_noticed(served):
@@ -293,7 +270,7 @@ def test_a_hung_run_is_noticed_and_calls_go_on_in_the_next_process(hanging, ends
     streams = [calls.stream(number) for number in calls.open(CALLS)]
     recorder.await_verdicts(streams, 2)
     pid = hanging.pid
-    with Knocking() as knocking:
+    with Knocking(DOORS) as knocking:
         sent_s = shout()
         again_s = serving_again(hanging, pid)
         recorder.await_verdicts(streams, 1, since_s=again_s)
@@ -305,9 +282,9 @@ def test_a_hung_run_is_noticed_and_calls_go_on_in_the_next_process(hanging, ends
         noticed_s=int(said[0]["__MONOTONIC_TIMESTAMP"]) / 1e6 - sent_s,
         serving_s=again_s - sent_s,
         verdict_gap_s=max(track.longest_wait_s() for track in tracks),
-        refused=knocking.refused,
+        refused=len(knocking.refused),
     )
-    assert (hanging.show("NRestarts"), knocking.refused) == ("1", 0)
+    assert (hanging.show("NRestarts"), knocking.refused) == ("1", [])
 
 
 def test_without_a_deadline_a_hung_run_goes_on(hanging):
@@ -342,8 +319,8 @@ def bad_bundle(served: Machine) -> Iterator[None]:
 
 def knock() -> bool:
     """Whether somebody takes, or holds, a connection."""
-    with Knocking((5563,)) as knocking:
-        wait_for(lambda: knocking.tried > 5)
+    with Knocking({"pcm": DOORS["pcm"]}) as knocking:
+        wait_for(lambda: knocking.taken + len(knocking.refused) > 5)
     return not knocking.refused
 
 
@@ -525,3 +502,19 @@ def test_unix_sockets_serve_without_any_network(machine, unix, dial, ends):
     made[0].end()
     recorder.await_closed(streams_of(made[:1]))
     figure("unix_alone", **account(recorder.histories("zmq-").values())._asdict())
+
+
+# -- taken away ------------------------------------------------------------------------------------------------------
+
+
+def test_remove_leaves_no_unit_and_install_brings_all_back(machine):
+    try:
+        stop(machine)
+        machine.install("--remove")
+        assert "0 unit files" in machine.run("systemctl", "list-unit-files", "streamdet*", check=False)
+        assert (machine.root / "etc/streamdet/streamdet.toml").is_file()
+    finally:
+        machine.install("--cpu")
+        machine.run("systemctl", "enable", "streamdet")
+    start(machine)
+    assert answers() == 200

@@ -4,17 +4,15 @@ import itertools
 import math
 import os
 import signal
-import socket
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import pytest
 
 from tests.faults.calls import Calls
-from tests.faults.harness import PATIENCE_S, Life, Served, Supervisor, figure, wait_for
+from tests.faults.harness import Knocking, Life, Served, Supervisor, figure, wait_for
 from tests.faults.recorder import Account, History, Recorder, account
 
 CALLS = 40
@@ -122,41 +120,13 @@ def test_sigkill_loses_only_what_was_in_the_dead_process(setting, rescore):
     assert clocks_are_right(run, rescore, range(ROUNDS + 1))
 
 
-class Knocking(threading.Thread):
-    """Connects to every TCP endpoint of a daemon again and again, while entered."""
-
-    def __init__(self, served: Served) -> None:
-        super().__init__(name="knocking", daemon=True)
-        self.refused: list[str] = []
-        self.taken = 0
-        endpoints = served.endpoints
-        self._doors = {name: endpoints[name] for name in ("audio", "verdicts", "control", "http")}
-        self._doors["pcm"] = endpoints["pcm"][0]
-        self._done = threading.Event()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._done.set()
-        self.join()
-
-    def run(self) -> None:
-        for name, address in itertools.cycle(self._doors.items()):
-            if self._done.wait(0.01):
-                return
-            host, _, port = address.removeprefix("tcp://").rpartition(":")
-            try:
-                socket.create_connection((host, int(port)), PATIENCE_S).close()
-                self.taken += 1
-            except ConnectionRefusedError:
-                self.refused.append(name)
+def doors_of(served: Served) -> dict[str, str]:
+    return {name: served.endpoints[name] if name != "pcm" else served.endpoints["pcm"][0] for name in DOORS}
 
 
 def test_sockets_that_systemd_holds_refuse_nobody_whatever_ends_the_daemon(setting, rescore):
     supervisor, recorder, calls = setting(activated=DOORS)
-    with Knocking(supervisor.served) as knocking:
+    with Knocking(doors_of(supervisor.served)) as knocking:
         run = run_through([signal.SIGTERM, signal.SIGKILL, signal.SIGTERM], supervisor, recorder, calls)
     run.show("activated")
     figure("activated", connections=knocking.taken, refused=len(knocking.refused))
@@ -171,7 +141,7 @@ def test_sockets_that_systemd_holds_refuse_nobody_whatever_ends_the_daemon(setti
 
 def test_sockets_that_nobody_holds_refuse_while_the_daemon_is_away(serve):
     served = serve()
-    with Knocking(served) as knocking:
+    with Knocking(doors_of(served)) as knocking:
         served.terminate()
         wait_for(lambda: set(knocking.refused) == set(DOORS))
 
