@@ -1,7 +1,8 @@
 """Control: one JSON object in, one out, over a ROUTER socket. docs/wire.md has the operations for users."""
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
@@ -11,6 +12,7 @@ from streamdet.engine import Engine
 from streamdet.errors import ProtocolError
 from streamdet.pseudonyms import Named
 from streamdet.publish import Publisher
+from streamdet.records import Notice
 from streamdet.sockets import ZmqSocket
 from streamdet.wire.frames import parse_fields
 
@@ -28,13 +30,25 @@ class Control(ZmqSocket):
         publisher: Publisher,
         health: Callable[[], dict[str, Any]] = dict,
         name: Named = str,
+        reload: Callable[[], Awaitable[Notice]] | None = None,
     ) -> None:
-        """Answer for `engine`; `health` says the rest of `status`, `name` makes of a sender's id the engine's."""
+        """Answer for an engine.
+
+        Args:
+            address: to bind to.
+            engine: which is asked.
+            publisher: has the newest verdicts.
+            health: says the rest of `status`.
+            name: makes of a sender's id the engine's.
+            reload: reads config and bundle again.
+        """
         super().__init__(zmq.ROUTER, "endpoints.control", address, self._take_request, rcvhwm=RECEIVE_HWM)
         self._engine = engine
         self._publisher = publisher
         self._health = health
         self._name = name
+        self._reload = reload
+        self._reloads: Final[set[asyncio.Task[None]]] = set()
         self._operations: Final[dict[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
             "status": self._status,
             "snapshot": self._snapshot,
@@ -43,21 +57,46 @@ class Control(ZmqSocket):
             "close": self._close,
         }
 
+    async def __aexit__(self, *error: object) -> None:
+        """Leave reloads unanswered that are still under way."""
+        for task in self._reloads:
+            task.cancel()
+        await super().__aexit__(*error)
+
     def _take_request(self, parts: list[bytes]) -> None:
         # A REQ socket puts an empty part before its message and wants it back; a DEALER need not.
         envelope, body = parts[:-1], parts[-1]
-        self.send([*envelope, msgspec.json.encode(self._answer(body))])
+        if (answer := self._answer(envelope, body)) is not None:
+            self._send(envelope, answer)
 
-    def _answer(self, body: bytes) -> dict[str, Any]:
+    def _send(self, envelope: list[bytes], answer: dict[str, Any]) -> None:
+        self.send([*envelope, msgspec.json.encode(answer)])
+
+    def _answer(self, envelope: list[bytes], body: bytes) -> dict[str, Any] | None:
+        """What to say now; None where the answer comes later."""
         request: dict[str, Any] = {}
         try:
             request = parse_fields(body, "request")
+            if request.get("op") == "reload" and self._reload is not None:
+                self._begin_reload(envelope, request.get("id"), self._reload())
+                return None
             operation = self._operations.get(_text(request, "op"))
             if operation is None:
-                raise ProtocolError.of("op", request.get("op"), f"one of {', '.join(self._operations)}")
+                raise ProtocolError.of("op", request.get("op"), f"one of {', '.join((*self._operations, 'reload'))}")
             return {"id": request.get("id"), "ok": True, **operation(request)}
         except ProtocolError as error:
             return {"id": request.get("id"), "ok": False, "error": str(error)}
+
+    def _begin_reload(self, envelope: list[bytes], ident: object, outcome: Awaitable[Notice]) -> None:
+        """Answer when it is over: that may take as long as a start."""
+
+        async def answer() -> None:
+            notice = msgspec.to_builtins(await asyncio.shield(outcome))
+            self._send(envelope, {"id": ident, **{key: value for key, value in notice.items() if key != "type"}})
+
+        task = asyncio.create_task(answer(), name="reload")
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
 
     def _status(self, _: dict[str, Any]) -> dict[str, Any]:
         return {

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Set
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Final, NoReturn, TypeVar
 
 import uvloop
@@ -23,7 +24,7 @@ from streamdet.config import Config
 from streamdet.control import Control
 from streamdet.doors import Doors
 from streamdet.engine import Engine
-from streamdet.errors import DeviceError, StreamdetError
+from streamdet.errors import DeviceError, RefusedError, StreamdetError
 from streamdet.guard import DOMAINS, Guard
 from streamdet.health import Health
 from streamdet.http import HttpServer
@@ -33,8 +34,11 @@ from streamdet.keys import Clients, server_key
 from streamdet.logs import fields
 from streamdet.metrics import Metrics
 from streamdet.notify import notify, watchdog_interval_s
+from streamdet.notify import reloading as notify_reloading
 from streamdet.publish import Publisher
+from streamdet.pump import first_line
 from streamdet.records import AudioFormat, Event, Notice, Verdict
+from streamdet.reload import Candidate, Changes, in_thread, loading, merge, prepare
 from streamdet.scoring import Scoring, load
 from streamdet.sockets import ZmqSocket, asks_for_keys, check_endpoints
 from streamdet.watch import Overdue, Watch, end_process
@@ -61,6 +65,7 @@ class Daemon:
         config: Config,
         inherited: Inherited | None = None,
         *,
+        read: Callable[[], Config] | None = None,
         end: Callable[[Overdue, Callable[[], object]], object] = end_process,
     ) -> None:
         """Wire nothing yet: the model and the sockets come with `serve`.
@@ -68,13 +73,14 @@ class Daemon:
         Args:
             config: the settings.
             inherited: sockets that somebody else has opened.
+            read: reads the settings again, for a reload; without it they stay, and the bundle alone is read again.
             end: what ends the process when a run hangs.
 
         Raises:
             ConfigError: `inherited` has sockets for an endpoint that is switched off.
         """
         self._inherited: Final = inherited or Inherited()
-        self.config: Final = config.model_copy(update={"endpoints": self._inherited.endpoints(config.endpoints)})
+        self.config = config.model_copy(update={"endpoints": self._inherited.endpoints(config.endpoints)})
         self.ready = False
         self.addresses: Final[dict[str, str]] = {}
         """Where it listens, by endpoint, with the ports that `:0` became."""
@@ -82,6 +88,12 @@ class Daemon:
         self._stopping: Final = asyncio.Event()
         self._failure: BaseException | None = None
         self._end: Final = end
+        self._read: Final = read or (lambda: config)
+        self._given = config
+        """The settings as they were read, without what `inherited` has made of them."""
+        self._reloading: Final = asyncio.Lock()
+        self._next_reload: asyncio.Task[Notice] | None = None
+        """It waits for the one that is under way, which may have read the file before it changed once more."""
 
     async def serve(self, on_ready: Callable[[], None] = lambda: None) -> None:
         """Start, run until `stop`, drain.
@@ -112,7 +124,14 @@ class Daemon:
     @property
     def at_work(self) -> bool:
         """Whether a thread has still not come back."""
-        return bool(self._scoring.under_way)
+        return bool(self._scoring.under_way) or loading()
+
+    def hang_up(self) -> None:
+        """Reload, if there is anything to be reloaded yet or still; the signal handler of SIGHUP."""
+        if self.ready:
+            self.reload()
+        else:
+            log.warning("reload refused: not ready, or ending")
 
     def stop(self) -> None:
         """Begin to drain; a signal handler may call it, and call it again."""
@@ -139,10 +158,11 @@ class Daemon:
             self.addresses["http"] = (await stack.enter_async_context(http)).address
         self.engine = self._engine(loaded)  # before the model: what it refuses, it refuses at once
         model = await asyncio.to_thread(load, loaded, config.scoring)
+        self._bundle, self._model = loaded, model
         self._scoring = Scoring(self.engine, self._health, self._metrics.failed, self._broke)
         self._watch = stack.enter_context(Watch(lambda: self._scoring.pumps, self._hung))
         await stack.enter_async_context(self._scoring)
-        control = Control(config.endpoints.control, self.engine, self._publisher, self._report, self._name)
+        control = Control(config.endpoints.control, self.engine, self._publisher, self._report, self._name, self.reload)
         await self._entered(stack, "control", control)
         self._scoring.begin(model, config.scoring)
         await stack.enter_async_context(self._background("ticking", self._tick()))
@@ -183,19 +203,14 @@ class Daemon:
         )
 
     def _engine(self, loaded: bundle.Bundle) -> Engine:
-        config = self.config
+        limits = self.config.limits
         return Engine(
             loaded.manifest,
             self._emit,
-            prior_spoof=config.decision.prior_spoof,
-            idle_timeout_s=config.streams.idle_timeout_s,
-            stalled_after_s=config.streams.stalled_after_s,
-            max_streams=config.streams.max_streams,
-            streams_per_client=config.limits.streams_per_client,
-            ahead_s=config.limits.ahead_s,
-            min_window_s=config.scoring.min_window_s,
-            adaptive=config.scoring.hop == "adaptive",
+            streams_per_client=limits.streams_per_client,
+            ahead_s=limits.ahead_s,
             wake=lambda: self._scoring.wake(),
+            **_for_engine(self.config),
         )
 
     def _report(self) -> dict[str, Any]:
@@ -266,6 +281,77 @@ class Daemon:
         self._scoring.cancel()
         self.engine.abandon("drain", time.monotonic())
 
+    # -- reload ------------------------------------------------------------------------------------------------------
+
+    def reload(self) -> "asyncio.Task[Notice]":
+        """Read settings and bundle again, one after the other, and go on with them if they are good."""
+        if self._next_reload is None:
+            self._next_reload = asyncio.create_task(self._reload_in_turn(), name="reload")
+        return self._next_reload
+
+    async def _reload_in_turn(self) -> Notice:
+        async with self._reloading:
+            self._next_reload = None
+            notify_reloading()
+            notice = await self._reload()
+            notify(READY=1)
+            return notice
+
+    async def _reload(self) -> Notice:
+        before, changes, error = self.engine.model_id, Changes((), ()), None
+        try:
+            found = await in_thread(partial(prepare, self._given, self.config, self._read, self._model, self._bundle))
+            self._take_over(found)
+            changes = found.changes
+        except StreamdetError as refused:
+            error = str(refused)
+        except Exception as unexpected:
+            log.exception("reload")
+            error = f"{type(unexpected).__name__}: {first_line(unexpected)}"
+        notice = Notice(
+            "reload",
+            ok=error is None,
+            model=self.engine.model_id,
+            before=before,
+            error=error,
+            changed=changes.live,
+            restart=changes.restart,
+        )
+        self._tell_reload(notice)
+        return notice
+
+    def _take_over(self, found: Candidate) -> None:
+        """Let it be in force, between two batches: nothing here waits."""
+        if self.stopping:
+            raise RefusedError("reload: the daemon is ending, expected it to go on")
+        config = found.config
+        self.engine.change(found.bundle.manifest, time.monotonic(), **_for_engine(config))
+        self._given = merge(self._given, config, found.changes.live)
+        self.config, self._bundle = config, found.bundle
+        if found.loaded is None:
+            self._scoring.allow(config.scoring, self._model)
+        else:
+            self._model = found.loaded
+            self._scoring.begin(found.loaded, config.scoring)
+        self._health.limited(config.streams.max_streams)
+        logging.getLogger().setLevel(config.daemon.log_level.upper())
+
+    def _tell_reload(self, notice: Notice) -> None:
+        known = fields(
+            model=notice.model,
+            before=notice.before,
+            changed=" ".join(notice.changed),
+            restart=" ".join(notice.restart),
+        )
+        if notice.ok:
+            log.info("reloaded", extra=known)
+        else:
+            log.error("reload refused, the old goes on", extra=fields(reason=notice.error, model=notice.model))
+        if notice.restart:
+            log.warning("changed, but waits for a restart", extra=fields(keys=" ".join(notice.restart)))
+        self._health.reloaded(notice.error)
+        self._publisher.tell(notice)
+
     # -- failures ----------------------------------------------------------------------------------------------------
 
     def _broke(self, error: BaseException) -> None:
@@ -315,8 +401,24 @@ class Daemon:
             self._broke(error)
 
 
-def run(config: Config) -> int:
+def _for_engine(config: Config) -> dict[str, Any]:
+    """What the engine wants of the settings."""
+    return {
+        "prior_spoof": config.decision.prior_spoof,
+        "idle_timeout_s": config.streams.idle_timeout_s,
+        "stalled_after_s": config.streams.stalled_after_s,
+        "max_streams": config.streams.max_streams,
+        "min_window_s": config.scoring.min_window_s,
+        "adaptive": config.scoring.hop == "adaptive",
+    }
+
+
+def run(config: Config, read: Callable[[], Config] | None = None) -> int:
     """Run the daemon in the foreground until a signal ends it; a second one ends the process at once, with code 130.
+
+    Args:
+        config: the settings.
+        read: reads them again, when SIGHUP or a control request asks for it.
 
     Returns:
         the process's exit code: 0, after a drain.
@@ -333,7 +435,7 @@ def run(config: Config) -> int:
     sys.setswitchinterval(SWITCH_S)
     open_more_files()
     try:
-        at_work = uvloop.run(_run(config))
+        at_work = uvloop.run(_run(config, read))
     except DeviceError as error:
         _leave(error.exit_code)
     finally:
@@ -352,9 +454,9 @@ def _leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-async def _run(config: Config) -> bool:
+async def _run(config: Config, read: Callable[[], Config] | None = None) -> bool:
     """Serve; return whether a thread is still at work."""
-    daemon = Daemon(config, Inherited.of_environment())
+    daemon = Daemon(config, Inherited.of_environment(), read=read)
     loop = asyncio.get_running_loop()
 
     def interrupted() -> None:
@@ -367,7 +469,7 @@ async def _run(config: Config) -> bool:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, interrupted)
-    loop.add_signal_handler(signal.SIGHUP, log.warning, "SIGHUP: reload is not built yet, nothing changed")
+    loop.add_signal_handler(signal.SIGHUP, daemon.hang_up)
     await daemon.serve(_announce)
     return daemon.at_work
 

@@ -64,21 +64,11 @@ class Engine:
         Raises:
             ConfigError: an adaptive hop for a block bundle.
         """
-        if adaptive and manifest.blocks:
-            raise ConfigError.of(
-                "scoring.hop", "adaptive", "fixed, or a windowed bundle: the blocks of this one lie on its hops"
-            )
-        self._manifest = manifest
         self._emit = emit
-        self._prior_spoof = prior_spoof
-        self._idle_timeout_s = idle_timeout_s
-        self._stalled_after_s = stalled_after_s
-        self._max_streams = max_streams
         self._streams_per_client = streams_per_client
         self._ahead_s = ahead_s
-        self._min_window_s = min_window_s
-        self._adaptive = adaptive
         self._wake = wake
+        self._set(manifest, prior_spoof, idle_timeout_s, stalled_after_s, max_streams, min_window_s, adaptive)
         self._streams: dict[str, Stream] = {}
         self._ending: dict[str, Stream] = {}  # by `opened`: a name may be open again while its last call ends
         self._line = Line()
@@ -87,7 +77,59 @@ class Engine:
     @property
     def model_id(self) -> str:
         """Bundle name and the first 12 hex digits of its hash."""
-        return self._manifest.model_id
+        return self._model_id
+
+    def _set(
+        self,
+        manifest: Manifest,
+        prior_spoof: float | None,
+        idle_timeout_s: float,
+        stalled_after_s: float,
+        max_streams: int,
+        min_window_s: float,
+        adaptive: bool,
+    ) -> None:
+        check_hop(manifest, adaptive=adaptive)
+        self._manifest, self._model_id = manifest, manifest.model_id
+        self._prior_spoof = prior_spoof
+        self._idle_timeout_s, self._stalled_after_s = idle_timeout_s, stalled_after_s
+        self._max_streams = max_streams
+        self._min_window_s = min_window_s
+        self._adaptive = adaptive
+
+    def change(
+        self,
+        manifest: Manifest,
+        now_s: float,
+        *,
+        prior_spoof: float | None,
+        idle_timeout_s: float,
+        stalled_after_s: float,
+        max_streams: int,
+        min_window_s: float,
+        adaptive: bool,
+    ) -> None:
+        """Go on with another bundle and other settings; windows that were taken are settled as they were cut.
+
+        Tracks keep their clock, `seq`, `opened`, state and audio. What they remember of the old model is forgotten.
+
+        Raises:
+            ConfigError: an adaptive hop for a block bundle; nothing has changed.
+        """
+        same_model = manifest.model_id == self._model_id
+        self._set(manifest, prior_spoof, idle_timeout_s, stalled_after_s, max_streams, min_window_s, adaptive)
+        waiting = self._line.clear()
+        for stream in (*self._streams.values(), *self._ending.values()):
+            stream.hop_bytes = self.hop_bytes(stream.format)
+            timeline = self._timeline(stream)
+            for track in stream.tracks:
+                track.go_on_with(timeline, self._tracker(track.tracker), same_model=same_model)
+        # On another grid fewer windows may be due, or more.
+        for track in waiting:
+            self._queue(track)
+        for stream in (*self._streams.values(), *list(self._ending.values())):
+            for track in stream.tracks:
+                self._go_on(track, now_s)
 
     # -- streams ----------------------------------------------------------------------------------------------------
 
@@ -268,13 +310,14 @@ class Engine:
         self._skipped += sum(job.skipped for job in jobs)
         return jobs
 
-    def settle(self, jobs: Sequence[Job], scores: Sequence[Score], now_s: float) -> None:
+    def settle(self, jobs: Sequence[Job], scores: Sequence[Score], now_s: float, *, model: str | None = None) -> None:
         """Take the scores of a batch back and emit its verdicts.
 
         Args:
             jobs: as `take` gave them.
             scores: one a job, in the same order.
             now_s: monotonic time (s).
+            model: what scored, where it is not the bundle in force.
         """
         for job, score in zip(jobs, scores, strict=True):
             track: Track = job.track
@@ -283,7 +326,7 @@ class Engine:
                 continue  # it was given up meanwhile
             self._windows += 1
             before = track.tracker.standing.state
-            verdict = track.settle(job, score, now_s, self._manifest.model_id)
+            verdict = track.settle(job, score, now_s, model or self._model_id)
             self._emit(verdict)
             if verdict.state != before:
                 self._event(stream, "state", track.channel, verdict.end_s, **{"from": before, "to": verdict.state})
@@ -366,13 +409,19 @@ class Engine:
             stream.full = any(track.full for track in stream.tracks)
 
     def _begin(self, stream: Stream, origin_sample: int) -> None:
-        manifest, form = self._manifest, stream.format
-        timeline = Timeline.of(
-            manifest, form, self._min_window_s, lossless=stream.resume is not None, adaptive=self._adaptive
-        )
+        form, timeline = stream.format, self._timeline(stream)
         for channel in range(form.channels):
-            tracker = Tracker(manifest.decision, manifest.calibration, manifest.audio, self._prior_spoof)
-            stream.tracks.append(Track(stream, channel, timeline, tracker, form, origin_sample))
+            stream.tracks.append(Track(stream, channel, timeline, self._tracker(), form, origin_sample))
+
+    def _timeline(self, stream: Stream) -> Timeline:
+        return Timeline.of(
+            self._manifest, stream.format, self._min_window_s, lossless=stream.lossless, adaptive=self._adaptive
+        )
+
+    def _tracker(self, old: Tracker | None = None) -> Tracker:
+        make = Tracker if old is None else old.continued
+        manifest = self._manifest
+        return make(manifest.decision, manifest.calibration, manifest.audio, self._prior_spoof)
 
     def _take_gap(self, stream: Stream, frame: Frame, now_s: float, transit_s: float | None) -> None:
         """Fill a gap of known length with silence; report one of unknown length."""
@@ -448,6 +497,18 @@ class Engine:
         **detail: Any,
     ) -> None:
         self._emit(Event(kind, stream.name, channel, stream.end_s if at_s is None else at_s, detail))
+
+
+def check_hop(manifest: Manifest, *, adaptive: bool) -> None:
+    """Refuse what cannot go together.
+
+    Raises:
+        ConfigError: an adaptive hop for a block bundle.
+    """
+    if adaptive and manifest.blocks:
+        raise ConfigError.of(
+            "scoring.hop", "adaptive", "fixed, or a windowed bundle: the blocks of this one lie on its hops"
+        )
 
 
 def _begins_at(frame: Frame) -> int | None:

@@ -34,7 +34,6 @@ class Health:
     def __init__(self, metrics: Metrics, streams_max: int, clock: Callable[[], float] = time.monotonic) -> None:
         """Begin; what is counted goes on to `metrics`."""
         self._metrics: Final = metrics
-        self._streams_max: Final = streams_max
         self._clock: Final = clock
         self._began_s: Final = clock()
         self._runs: deque[Run] = deque()
@@ -43,7 +42,12 @@ class Health:
         self._beat: Heartbeat | None = None
         self._late_s: deque[float] = deque(maxlen=int(RECENT_S))
         self._reload: dict[str, Any] | None = None
-        metrics.limited(streams_max)
+        self.limited(streams_max)
+
+    def limited(self, streams_max: int) -> None:
+        """Take how many streams may be open."""
+        self._streams_max = streams_max
+        self._metrics.limited(streams_max)
 
     def loaded(self, scorer: Scorer, warm_up_ms: Mapping[int, float]) -> None:
         """Take what scores from here on."""

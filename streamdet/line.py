@@ -33,6 +33,15 @@ class Line:
         track.queued = True
         self._of(track).append(track)
 
+    def clear(self) -> list[Track]:
+        """Let all tracks go, those that would be next first."""
+        tracks = [*self._live, *self._lossless, *self._ended]
+        for line in (self._live, self._lossless, self._ended):
+            line.clear()
+        for track in tracks:
+            track.queued = False
+        return tracks
+
     def take(self, limit: int, *, reserve: bool) -> list[Track]:
         """Let at most `limit` tracks go, the longest waiting first.
 

@@ -6,6 +6,7 @@ documentation gives the same few lines.
 
 import os
 import socket
+import time
 
 
 def notify(**fields: str | int) -> bool:
@@ -22,6 +23,11 @@ def notify(**fields: str | int) -> bool:
         except OSError:
             return False  # the manager is restarting: nothing that a daemon should fall over
     return True
+
+
+def reloading() -> bool:
+    """Say that a reload has begun; READY=1 says that it is over, well or not (Type=notify-reload waits for it)."""
+    return notify(RELOADING=1, MONOTONIC_USEC=time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000)
 
 
 def watchdog_interval_s() -> float | None:

@@ -119,6 +119,7 @@ class Pump:
             deadline_s: after this long a call hangs, for whoever watches.
         """
         self._scorer: Final = scorer
+        self._model: Final = scorer.manifest.model_id
         self._most: Final = min(batch_max, scorer.buckets[-1])
         self._scored: Final = scored
         self._failed: Final = failed
@@ -195,7 +196,7 @@ class Pump:
         self._made += [each for each in made if each.ready.heard]
         self._filled.set()
         gated = [each for each in made if not each.ready.heard]
-        _settle(engine, gated, [Score(None, each.ready.speech_s[0]) for each in gated])
+        self._settle(engine, gated, [Score(None, each.ready.speech_s[0]) for each in gated])
 
     def _take(self, engine: Engine) -> list[Job]:
         """Some of what the next batches have room for, one for each run; each has a place for a lossless window."""
@@ -222,7 +223,7 @@ class Pump:
         self._running -= 1
         if scores is not None:
             self._scored(len(batch), time.monotonic() - began_s)
-            _settle(engine, batch, scores)
+            self._settle(engine, batch, scores)
 
     def _next_batch(self) -> list[Made]:
         """A fair share for the runs that could begin now, and as many as fill a bucket."""
@@ -238,6 +239,9 @@ class Pump:
     def _run(self, batch: Sequence[Made]) -> list[Score]:
         scorer, parts = self._scorer, [made.ready for made in batch]
         return settle(parts, scorer.run(*(ready.audio for ready in parts)), scorer.manifest, scorer.head)
+
+    def _settle(self, engine: Engine, made: Sequence[Made], scores: Sequence[Score]) -> None:
+        engine.settle([each.job for each in made], scores, time.monotonic(), model=self._model)
 
     async def _attempt(
         self,
@@ -287,7 +291,3 @@ def first_line(error: Exception) -> str:
 
 def _make(jobs: Sequence[Job], manifest: Manifest) -> list[Made]:
     return [Made(job, make_ready([job.window], manifest)) for job in jobs]
-
-
-def _settle(engine: Engine, made: Sequence[Made], scores: Sequence[Score]) -> None:
-    engine.settle([each.job for each in made], scores, time.monotonic())

@@ -110,6 +110,10 @@ class Scoring:
             retiring.add_done_callback(self._retiring.discard)
         pump.wake()
 
+    def allow(self, settings: Settings, loaded: Loaded) -> None:
+        """Take another deadline for what scores now."""
+        next(reversed(self._tasks)).deadline_s = allowed_s(settings.deadline_s, loaded.slowest_s)
+
     def cancel(self) -> None:
         """Take and settle nothing any more."""
         for task in [*self._tasks.values(), *self._retiring]:

@@ -53,7 +53,7 @@ class Stream:
         self.format: Final = form
         self.block_bytes: Final = form.block_bytes
         """Payloads are whole multiples of this..."""
-        self.hop_bytes: Final = hop_bytes
+        self.hop_bytes = hop_bytes
         """...and no longer than this."""
         self.resume: Final = resume
         """Set for a lossless stream: called when there is room again."""

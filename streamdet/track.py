@@ -80,6 +80,12 @@ class Timeline(msgspec.Struct, frozen=True):
         return max(self.window_samples, (self.blocks - 1) * self.hop_samples + self.block_samples)
 
     @property
+    def ring_samples(self) -> int:
+        """What a track on this grid has to hold."""
+        spare_hops = LOSSLESS_SPARE_HOPS if self.lossless else LIVE_SPARE_HOPS
+        return self.reach_samples + spare_hops * self.hop_samples
+
+    @property
     def hop_samples(self) -> int:
         """Samples of one hop at the stream's rate, rounded up: no two ends are further apart."""
         return -(-self.hop_model_samples * self.rate_hz // self.model_rate_hz)
@@ -119,6 +125,8 @@ class Job(msgspec.Struct, frozen=True):
     advance_samples: int
     """New audio since the previous window of the track."""
     skipped: int
+    timeline: Timeline
+    """The grid on which it was cut."""
 
 
 class Track:
@@ -136,12 +144,11 @@ class Track:
         """Begin at `origin_sample`: 0, or wherever a stream stood when its first frame reached this daemon."""
         self.stream: Final = stream
         self.channel: Final = channel
-        self.timeline: Final = timeline
-        self.tracker: Final = tracker
+        self.timeline = timeline
+        self.tracker = tracker
         self._format: Final = form
-        spare_hops = LOSSLESS_SPARE_HOPS if timeline.lossless else LIVE_SPARE_HOPS
-        capacity = timeline.reach_samples + spare_hops * timeline.hop_samples
-        self.ring: Final = Ring(capacity, SILENCE[form.encoding], origin_sample)
+        self._origin_sample: Final = origin_sample
+        self.ring = Ring(timeline.ring_samples, SILENCE[form.encoding], origin_sample)
         self.queued = False
         self.in_flight = False
         self._cut_step = timeline.newest(origin_sample + timeline.min_window_samples - 1)
@@ -253,7 +260,7 @@ class Track:
             transit_ms=None if window.transit_s is None else 1e3 * window.transit_s,
             model=model,
         )
-        if score.sums:
+        if score.sums and job.timeline is self.timeline:
             self._remember(window, score.sums)
         if self.timeline.steps > 1:
             self._stride = STRIDES[self.tracker.pace]
@@ -280,6 +287,23 @@ class Track:
         self._skipped += given_up
         return given_up
 
+    def go_on_with(self, timeline: Timeline, tracker: Tracker, *, same_model: bool) -> None:
+        """Go on with another bundle: its thresholds, its grid; clock, verdicts so far and the audio that is here stay.
+
+        Args:
+            timeline: the grid from here on.
+            tracker: which knows what the one before it knew.
+            same_model: whether what is remembered of blocks still holds, if the grid does.
+        """
+        self.tracker = tracker
+        if timeline == self.timeline and same_model:
+            return
+        before, self.timeline = self.timeline, timeline
+        self._sums.clear()  # and those of windows in flight are not taken: they were cut on another timeline
+        if timeline != before:
+            self._lay_ring()
+            self._lay_grid(before)
+
     def wipe(self) -> None:
         """Nothing of a call stays in memory after it."""
         self.ring.wipe()
@@ -294,7 +318,7 @@ class Track:
             "state_since_s": standing.state_since_s,
             "p_spoof": standing.p_spoof,
             "rolling_llr": standing.rolling_llr,
-            "seconds": (self.ring.end_sample - self.ring.origin_sample) / self._format.rate_hz,
+            "seconds": (self.ring.end_sample - self._origin_sample) / self._format.rate_hz,
             "windows": self._windows,
             "skipped": self._skipped,
             "total_speech_s": self._total_speech_s,
@@ -311,6 +335,42 @@ class Track:
             if not self.timeline.lossless:
                 self._read.clear()  # only the newest can still become a window
             self._read.append((newest, now_s, transit_s))
+
+    def _lay_ring(self) -> None:
+        """Make a ring for the grid, and keep as much audio as it can use and there is."""
+        old, line = self.ring, self.timeline
+        # A lossless reader may be further ahead than it would be let on this grid: all of it is still to be cut.
+        waiting = old.end_sample - self._cut_end_sample if line.lossless else 0
+        capacity = max(line.ring_samples, line.reach_samples + waiting + FULL_HOPS * line.hop_samples)
+        first = max(old.start_sample, old.end_sample - capacity)
+        self.ring = Ring(capacity, SILENCE[self._format.encoding], first)
+        self.ring.append(old.window(first, old.end_sample))
+        self._begin_sample = max(self._begin_sample, first)
+        old.wipe()
+
+    def _lay_grid(self, before: Timeline) -> None:
+        """Find the place on the grid, and cut what is held to its windows."""
+        line = self.timeline
+        begun = line.newest(self._origin_sample + line.min_window_samples - 1)
+        self._cut_step = max(begun, line.newest(self._cut_end_sample))
+        self._stride = STRIDES[self.tracker.pace] if line.steps > 1 else 1
+        self._late = False
+        read = [
+            (line.newest(before.end_sample(step)), read_at_s, transit_s) for step, read_at_s, transit_s in self._read
+        ]
+        self._read = deque(entry for entry in read if entry[0] > self._cut_step)
+        self._held = deque(self._cut_again(job) for job in self._held)
+
+    def _cut_again(self, job: Job) -> Job:
+        """A held window's audio, as a window on the grid of now: no longer than it may be, nor than what was held."""
+        window, line, size = job.window, self.timeline, self._format.sample_bytes
+        held_from = window.end_sample - len(window.data) // size
+        start_sample = max(window.start_sample, window.end_sample - line.window_samples)
+        ends = line.block_ends(window.end_sample, start_sample)
+        left_sample = ends[0] - line.block_samples if ends else start_sample
+        data = window.data[(max(held_from, min(start_sample, left_sample)) - held_from) * size :]
+        cut = msgspec.structs.replace(window, data=data, start_sample=start_sample, block_ends=ends, sums=())
+        return msgspec.structs.replace(job, window=cut, timeline=line)
 
     def _is_due(self) -> bool:
         """Whether a step has ended whose window is wanted."""
@@ -353,7 +413,7 @@ class Track:
         window = Window(self._format, data, start_sample, end_sample, read_at_s, transit_s, ends)
         advance_samples = end_sample - self._cut_end_sample
         self._cut_end_sample = end_sample
-        return Job(self, window, advance_samples, skipped)
+        return Job(self, window, advance_samples, skipped, self.timeline)
 
     def _remember(self, window: Window, sums: Sequence[Sums | None]) -> None:
         """Keep the sums of those blocks that the next window can hold too."""

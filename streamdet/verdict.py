@@ -83,6 +83,25 @@ class Tracker:
         self._end_s = 0.0
         self._standing = Standing(0.0, None, "listening", 0.0)
 
+    def continued(
+        self,
+        decision: Decision,
+        calibration: Calibration,
+        audio: Audio,
+        prior_spoof: float | None = None,
+    ) -> "Tracker":
+        """Return a tracker with another bundle's thresholds that knows what this one knows.
+
+        LLRs are calibrated, so the evidence counts on: seconds of it stay seconds, in windows of the other length, and
+        what was collected for an alarm stays collected.
+        """
+        other = Tracker(decision, calibration, audio, prior_spoof)
+        longer = self._audio.window_s / audio.window_s
+        other._evidence.extend((end_s, share * longer, evidence * longer) for end_s, share, evidence in self._evidence)
+        other._onset, other._end, other._end_s = self._onset * longer, self._end * longer, self._end_s
+        other._standing = self._standing
+        return other
+
     @property
     def standing(self) -> Standing:
         """The result of the last update."""

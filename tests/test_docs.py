@@ -198,7 +198,7 @@ def test_a_slip_is_noticed(text: str):
 # -- wire fields and metrics -----------------------------------------------------------------------------------------
 
 
-OPERATIONS = ("status", "snapshot", "pause", "resume", "close")
+OPERATIONS = ("status", "snapshot", "pause", "resume", "close", "reload")
 
 
 def wire_names() -> set[str]:

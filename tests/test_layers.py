@@ -63,7 +63,7 @@ LAYERS = {
         "logs",
         "process",
     },
-    "daemon": {"daemon", "pump", "scoring", "watch", "notify", "secrecy", "health"},
+    "daemon": {"daemon", "pump", "reload", "scoring", "watch", "notify", "secrecy", "health"},
     "bench": {"bench"},
     "cli": {"cli", "__main__"},
 }

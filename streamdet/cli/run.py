@@ -3,10 +3,14 @@
 import typer
 
 from streamdet.cli.options import BundlePath, ConfigFile, Settings, read_config
+from streamdet.config import Config
 
 
 def run(config: ConfigFile = None, set_: Settings = None, bundle: BundlePath = None) -> None:
-    """Run the daemon in the foreground; SIGTERM drains it."""
+    """Run the daemon in the foreground; SIGTERM drains it, SIGHUP reads config and bundle again."""
     from streamdet import daemon  # onnxruntime takes half a second to import, --help should not
 
-    raise typer.Exit(daemon.run(read_config(config, set_, bundle)))
+    def read() -> Config:
+        return read_config(config, set_, bundle)
+
+    raise typer.Exit(daemon.run(read(), read))

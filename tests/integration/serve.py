@@ -1,5 +1,6 @@
 """Serve from a config file until a signal: `serve.py CONFIG [SECONDS]`, where SECONDS slow each window down."""
 
+import functools
 import sys
 import time
 from pathlib import Path
@@ -20,4 +21,5 @@ def slow_down(seconds: float) -> None:
 if __name__ == "__main__":
     if sys.argv[2:]:
         slow_down(float(sys.argv[2]))
-    sys.exit(daemon.run(config.load(Path(sys.argv[1]))))
+    read = functools.partial(config.load, Path(sys.argv[1]))
+    sys.exit(daemon.run(read(), read))

@@ -358,7 +358,7 @@ def test_a_dealer_is_answered_as_a_req_is(serve, meet):
 
 def test_a_bad_request_is_answered_with_what_was_expected(serve, meet):
     asked = {
-        b'{"id": 7, "op": "dance"}': (7, "op: 'dance', expected one of status, snapshot, pause, resume, close"),
+        b'{"id": 7, "op": "dance"}': (7, "op: 'dance', expected one of status, snapshot, pause, resume, close, reload"),
         b'{"id": 7}': (7, "op: None, expected a string"),
         b'{"id": 7, "op": "pause"}': (7, "stream: None, expected a string"),
         b'{"id": 7, "op": "pause", "stream": "x"}': (7, "stream: 'x', expected the id of an open stream"),
@@ -703,7 +703,7 @@ def test_threads_give_way_to_each_other_sooner_than_python_makes_them(monkeypatc
     """A busy loop would otherwise keep each step of a window's preparation waiting for 5 ms."""
     found = []
 
-    async def serve(_):
+    async def serve(*_):
         found.append(sys.getswitchinterval())
         raise ConfigError.of("nothing", 0, "to be served")
 

@@ -54,7 +54,7 @@ def test_runs_of_a_fast_model_go_side_by_side_and_a_slow_one_gets_all_threads(ti
     assert shape(at_once=True) == (3, 1, 1)
     monkeypatch.setattr(scorers, "ALONE_HOPS", 0.0)
     assert shape(at_once=True) == (1, 3, 3)
-    monkeypatch.setattr(Scorer, "_alone_s", lambda _: pytest.fail("nothing to choose"))
+    monkeypatch.setattr(Scorer, "_is_fast", lambda _: pytest.fail("nothing to choose"))
     assert Scorer(tiny_bundle, provider="cpu", threads=1, at_once=True).runs == 1
 
 
