@@ -8,6 +8,7 @@ import os
 import runpy
 import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -79,6 +80,12 @@ def waits_for_the_log() -> None:
     logs.start = lambda form, level: logging.basicConfig(level=level.upper(), force=True)  # type: ignore[assignment]  # noqa: ARG005
 
 
+def wall() -> None:
+    """Time-outs go by the wall clock."""
+    time.monotonic = time.time
+    impatient()
+
+
 def spares() -> None:
     """Nobody is pushed out to make room."""
     acceptor.SPARED_S = 1e9  # type: ignore[misc]
@@ -97,6 +104,7 @@ WAYS: dict[str, Callable[..., None]] = {
     "leaks": leaks,
     "impatient": impatient,
     "boundless": boundless,
+    "wall": wall,
     "waits-for-the-log": waits_for_the_log,
 }
 
