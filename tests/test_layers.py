@@ -65,6 +65,7 @@ LAYERS = {
     },
     "daemon": {"daemon", "pump", "reload", "scoring", "watch", "notify", "secrecy", "health"},
     "bench": {"bench"},
+    "doctor": {"doctor"},
     "cli": {"cli", "__main__"},
 }
 ORDER = list(LAYERS)

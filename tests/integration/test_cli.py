@@ -747,3 +747,24 @@ def test_a_failure_that_cannot_be_told_still_has_its_exit_code():
         command = [STREAMDET, "check", "--set", "endpoints.audio=nonsense"]
         done = subprocess.run(command, stderr=full, timeout=PATIENCE_S, check=False, env=ENVIRONMENT)
     assert done.returncode == 78
+
+
+def test_doctor_says_what_is_wrong_and_how_to_mend_it(config_file, daemon):
+    done = streamdet("doctor", "-c", config_file, "--json")
+    found = {each["check"]: each for each in objects(done.stdout)}
+    assert {"settings", "runtime", "model", "clock", "daemon"} <= set(found)
+    assert f"pid {daemon.process.pid}" in found["daemon"]["why"]
+    assert done.returncode == (78 if "fail" in [each["status"] for each in objects(done.stdout)] else 0)
+    done = streamdet("doctor", "-c", config_file, "--set", "scoring.provider=cuda")
+    if not Path("/dev/nvidiactl").exists():
+        assert done.returncode == 78
+        assert "fail card" in done.stdout
+        assert "→ install NVIDIA's driver" in done.stdout
+
+
+def test_doctor_looks_at_a_config_that_is_broken():
+    done = streamdet("doctor", "--set", "scoring.threds=1", "--json")
+    assert (done.returncode, done.stderr) == (78, "")
+    (finding,) = objects(done.stdout)
+    assert (finding["check"], finding["status"]) == ("settings", "fail")
+    assert "scoring.threads" in finding["why"]
