@@ -166,7 +166,6 @@ def test_every_page_is_linked_from_another():
 # Links that a reader profits from. Any other host either tells where a build machine fetches its packages, or wants a
 # thought before it goes in here.
 HOSTS = {"www.apache.org", "keepachangelog.com", "semver.org", "arxiv.org", "127.0.0.1", "localhost"}
-HOSTS |= {"cyclonedx.org"}  # the schema that the bill of materials names
 A_BUILD_MACHINE = re.compile(r"(?<![\w.])/(?:work|root|home|Users|opt/pypi)/\w+|--(?:extra-)?index-url|--find-link[s]")
 
 
