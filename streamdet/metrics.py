@@ -90,6 +90,8 @@ class Metrics:
         self._reload_ok.set(ok)
         if ok:
             self._reload_at.set_to_current_time()
+        if ok:
+            self._reload_at.set_to_current_time()
 
     def received(self, transport: Transport, size_bytes: int, frames: int = 1) -> None:
         """Count audio that was taken; an increment costs half as much as a frame, so count many at once."""

@@ -5,12 +5,14 @@ from typing import Annotated, Final
 import typer
 
 from streamdet.cli.options import ConfigFile, IdentityFile, Settings, read_config, read_identity
-from streamdet.cli.status import Address, ask
+from streamdet.cli.status import PATIENCE_MS, Address, ask
 from streamdet.errors import UsageError
 
 OPERATIONS: Final = ("pause", "resume", "close", "reload")
 # It is about the daemon, not about a call.
 ALONE: Final = "reload"
+# It takes as long as a start: seconds, and some minutes where TensorRT builds engines.
+RELOAD_MS: Final = 600_000
 
 Operation = Annotated[str, typer.Argument(help="pause, resume or close, each of calls; or reload, of the daemon.")]
 Streams = Annotated[list[str] | None, typer.Argument(help="Ids of the calls.")]
@@ -33,5 +35,5 @@ def control(
     who = read_identity(identity)
     where = address or read_config(config, set_).endpoints.control
     for request in [{"op": operation, "stream": stream} for stream in streams or []] or [{"op": operation}]:
-        answer = ask(where, request, who)
+        answer = ask(where, request, who, RELOAD_MS if operation == ALONE else PATIENCE_MS)
         typer.echo(f"{operation} {request.get('stream') or answer.get('model', '')}".rstrip() + ": done", err=True)

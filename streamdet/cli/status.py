@@ -42,8 +42,10 @@ def status(
         console.print(Text(), _table(answer["tracks"]))
 
 
-def ask(address: str, request: dict[str, Any], identity: Identity | None = None) -> dict[str, Any]:
-    """Ask the daemon one thing.
+def ask(
+    address: str, request: dict[str, Any], identity: Identity | None = None, patience_ms: int = PATIENCE_MS
+) -> dict[str, Any]:
+    """Ask the daemon one thing, and wait for the answer for `patience_ms`.
 
     Raises:
         UnreachableError: no answer.
@@ -52,7 +54,7 @@ def ask(address: str, request: dict[str, Any], identity: Identity | None = None)
     """
     with asking(address, identity) as socket:
         socket.send(msgspec.json.encode(request))
-        if not socket.poll(PATIENCE_MS):
+        if not socket.poll(patience_ms):
             raise UnreachableError.of(
                 "control", address, "a daemon that answers; does it run, and know your --identity?"
             )

@@ -360,6 +360,19 @@ def test_control_pauses_resumes_and_closes(config_file, daemon):
     assert "'nobody'" in complaint(streamdet("control", "pause", "nobody", "-c", config_file), 70)
 
 
+@pytest.mark.usefixtures("daemon")
+def test_control_reloads_and_says_what_was_wrong(config_file, tiny_bundle):
+    done = streamdet("control", "reload", "-c", config_file)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("reload level@")
+    assert done.stderr.endswith(": done\n")
+    (tiny_bundle.path / "model.onnx").write_bytes(b"another")
+    assert "model.onnx" in complaint(streamdet("control", "reload", "-c", config_file), 70)
+    health = objects(streamdet("status", "-c", config_file, "--json").stdout)[0]
+    assert "model.onnx" in health["reload"]["error"]
+    assert "reload refused" in streamdet("status", "-c", config_file).stdout
+
+
 @pytest.mark.parametrize("words", [("fly", "call"), ("pause",), ("reload", "call")])
 def test_control_wants_an_operation_and_what_it_is_for(words):
     complaint(streamdet("control", *words), 64)

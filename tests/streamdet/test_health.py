@@ -83,8 +83,10 @@ def test_refusals_and_reloads(health: Health, metrics: Metrics):
     assert (said["ok"], said["error"]) == (False, "manifest.json: not there")
     value = metrics.registry.get_sample_value
     assert value("streamdet_last_reload_successful") == 0
+    assert value("streamdet_last_reload_success_timestamp_seconds") == 0
     health.reloaded()
     assert value("streamdet_last_reload_successful") == 1
+    assert value("streamdet_last_reload_success_timestamp_seconds") > 0
     assert value("streamdet_reloads_total", {"result": "refused"}) == 1
 
 
