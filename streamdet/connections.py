@@ -46,7 +46,7 @@ class Connections:
         monitored: "zmq.Socket[bytes]",
         limit: int,
         came: Callable[[], None],
-        left: Callable[[], None],
+        left: Callable[[Peer], None],
         refused: Callable[[], None],
     ) -> None:
         """Watch a socket that is not bound yet.
@@ -102,8 +102,8 @@ class Connections:
                 return
             if event == zmq.EVENT_ACCEPTED:
                 self._accepted(fd)
-            elif self._peers.pop(fd, None) is not None:
-                self._left()
+            elif (peer := self._peers.pop(fd, None)) is not None:
+                self._left(peer)
 
     def peer(self, fd: int) -> Peer | None:
         """Return the connection that a message came by; None if it has gone since."""
@@ -143,7 +143,7 @@ class Connections:
         for fd, peer in list(self._peers.items()):
             if _inode(fd) != peer.inode:
                 del self._peers[fd]
-                self._left()
+                self._left(peer)
 
     def _shut(self, fd: int, inode: int) -> None:
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as ours:

@@ -3,21 +3,29 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import msgspec
 import zmq
 
+from streamdet.config import Limits
 from streamdet.engine import Engine
 from streamdet.errors import ProtocolError
+from streamdet.metrics import Metrics
 from streamdet.pseudonyms import Named
 from streamdet.publish import Publisher
 from streamdet.records import Notice
-from streamdet.sockets import ZmqSocket
+from streamdet.sockets import Gate, ZmqSocket
 from streamdet.wire.frames import parse_fields
 
 # Requests that may wait from one client: a person or a script asks one thing at a time.
 RECEIVE_HWM: Final = 100
+# Answers that may wait for one: `status` of 1,000 tracks has 300 kB. More are dropped, with whoever does not read them.
+SEND_HWM: Final = 4
+# One who asks needs a place for as long as the answer takes; this many who do not read hold 80 MB at the worst.
+PLACES: Final = 64
+# A request is an object with three short fields; the daemon reads 1 KiB of it, and names what is wrong with more.
+REQUEST_MAX_BYTES: Final = 4 << 10
 
 
 class Control(ZmqSocket):
@@ -42,7 +50,15 @@ class Control(ZmqSocket):
             name: makes of a sender's id the engine's.
             reload: reads config and bundle again.
         """
-        super().__init__(zmq.ROUTER, "endpoints.control", address, self._take_request, rcvhwm=RECEIVE_HWM)
+        super().__init__(
+            zmq.ROUTER,
+            "endpoints.control",
+            address,
+            self._take_request,
+            rcvhwm=RECEIVE_HWM,
+            sndhwm=SEND_HWM,
+            maxmsgsize=REQUEST_MAX_BYTES,
+        )
         self._engine = engine
         self._publisher = publisher
         self._health = health
@@ -62,6 +78,11 @@ class Control(ZmqSocket):
         for task in self._reloads:
             task.cancel()
         await super().__aexit__(*error)
+
+    def limited(self, limits: Limits, metrics: Metrics, gate: Gate | None = None) -> Self:
+        """Keep within `limits`, count in `metrics`, and ask for keys where there is a `gate`; before entering."""
+        places = min(limits.connections, PLACES)
+        return super().limited(limits.model_copy(update={"connections": places}), metrics, gate)
 
     def _take_request(self, parts: list[bytes]) -> None:
         # A REQ socket puts an empty part before its message and wants it back; a DEALER need not.

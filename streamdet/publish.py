@@ -8,6 +8,7 @@ import numpy as np
 import zmq
 
 from streamdet.config import Limits
+from streamdet.connections import Peer
 from streamdet.engine import Counts
 from streamdet.metrics import Metrics
 from streamdet.records import Event, Heartbeat, Notice, Verdict
@@ -22,6 +23,8 @@ SEND_HWM: Final = 4_000
 SUBSCRIPTION_MAX_BYTES: Final = 1024
 # A subscription names a topic or its beginning: `v.`, a stream, `.`, a channel. A longer one would never hear anything.
 TOPIC_MAX_BYTES: Final = 2 + STREAM_MAX_BYTES + 2
+# Of all connections together, 6 kB each: 60 MB. A thousand people who watch a call each have two thousand.
+TOPICS_MAX: Final = 10_000
 # Subscriptions that the library may have read and we not: it stores them all before it gives us the first, so a low
 # number is what lets us stop somebody who sends them without end.
 RECEIVE_HWM: Final = 16
@@ -45,6 +48,8 @@ class Publisher(ZmqSocket):
             maxmsgsize=SUBSCRIPTION_MAX_BYTES,
         )
         self._most_topics = Limits().subscriptions
+        self._topics = 0
+        """Of all connections."""
         self._wanted: list[bytes] = []
         """Topics that were subscribed to in this turn."""
         self._newest: dict[tuple[str, int], Verdict] = {}
@@ -108,14 +113,19 @@ class Publisher(ZmqSocket):
             return
         if self.key is not None:
             peer.users.add(self.key)
-        if kind == b"\0":
-            peer.topics.discard(topic)
-        elif kind == b"\1":
+        self._topics -= len(peer.topics)
+        if kind == b"\1":
             peer.topics.add(topic)
-            if len(topic) > TOPIC_MAX_BYTES or len(peer.topics) > self._most_topics:
-                self._cut("subscriptions")
-            else:
-                self._wanted.append(topic)
+            self._wanted.append(topic)
+        elif kind == b"\0":
+            peer.topics.discard(topic)
+        self._topics += len(peer.topics)
+        if len(topic) > TOPIC_MAX_BYTES or len(peer.topics) > self._most_topics or self._topics > TOPICS_MAX:
+            self._cut("subscriptions")
+
+    def _left(self, peer: Peer) -> None:
+        super()._left(peer)
+        self._topics -= len(peer.topics)
 
     def _turn_over(self) -> None:
         """Repeat what new subscriptions would otherwise hear of only in a second; once, however many there are."""

@@ -259,7 +259,7 @@ class ZmqSocket:
         if self._counting is not None:
             self._counting.opened(self._domain)
 
-    def _left(self) -> None:
+    def _left(self, _: Peer) -> None:
         """Hear that a connection ended."""
         if self._counting is not None:
             self._counting.closed(self._domain)

@@ -6,6 +6,7 @@ from typing import Final
 import msgspec
 import zmq
 
+from streamdet.connections import Peer
 from streamdet.engine import Engine
 from streamdet.errors import OverloadError, ProtocolError
 from streamdet.metrics import Metrics
@@ -13,9 +14,10 @@ from streamdet.pseudonyms import Named
 from streamdet.sockets import ZmqSocket
 from streamdet.wire import frames
 
-# Frames that may wait for the loop, for each sender: 20 s of a call on a connection of its own. What comes on top waits
-# in the kernel, then with the sender. One that came alone keeps libzmq's buffer of 8 kB, so this is 8 MB a sender.
-RECEIVE_HWM: Final = 1_000
+# Frames that may wait for the loop, for each sender: 2 s of a call on a connection of its own. What comes on top waits
+# in the kernel, then with the sender. One that came alone keeps libzmq's buffer of 8 kB, so this is 0.8 MB a sender:
+# what a loop that is late may cost. With ten times as many a frame takes no less time, with a fifth half as much again.
+RECEIVE_HWM: Final = 100
 # At the end what has arrived is still taken, for nobody sends it again; but no longer than this: a sender that outruns
 # us must not keep us, and the drain has seconds.
 LAST_S: Final = 0.5
@@ -48,9 +50,9 @@ class AudioSocket(ZmqSocket):
             pass
         self._turn_over()
 
-    def _left(self) -> None:
+    def _left(self, peer: Peer) -> None:
         """A message over MESSAGE_MAX_BYTES ends its connection inside the library; this is all that we hear of it."""
-        super()._left()
+        super()._left(peer)
         self._metrics.disconnected("zeromq")
 
     def _take_message(self, parts: list[bytes]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from streamdet import window  # isort: skip - first, since others take what stands in it
-from streamdet import acceptor, daemon, logs, publish, sockets
+from streamdet import acceptor, daemon, guard, logs, publish, sockets
 from streamdet.bench import free
 from streamdet.engine import Engine
 from streamdet.records import Verdict
@@ -96,9 +96,36 @@ def insists() -> None:
     acceptor.FIRST_WAIT_S = acceptor.LONGEST_WAIT_S = 0.0  # type: ignore[misc]
 
 
+def admits() -> None:
+    """Any key may do anything, and subscribe without end."""
+    guard.Guard.client = lambda _self, _domain, key: key  # type: ignore[method-assign]
+    collects()
+
+
+def forgives() -> None:
+    """Whoever is connected stays: the clients file counts for those who come."""
+    sockets.ZmqSocket.recheck = lambda _: None  # type: ignore[method-assign]
+    sockets.ZmqSocket._may_speak = lambda _self, _gate: True  # type: ignore[method-assign]
+
+
+def collects() -> None:
+    """A connection, and all of them together, may have any number of subscriptions."""
+    publish.TOPICS_MAX = sys.maxsize  # type: ignore[misc]
+    limited = publish.Publisher.limited
+    most = {"subscriptions": sys.maxsize}
+
+    def boundless_limits(self: Any, limits: Any, *args: Any) -> Any:
+        return limited(self, limits.model_copy(update=most), *args)
+
+    publish.Publisher.limited = boundless_limits  # type: ignore[method-assign]
+
+
 WAYS: dict[str, Callable[..., None]] = {
     "no-drain": no_drain,
     "forgets": forgets,
+    "admits": admits,
+    "forgives": forgives,
+    "collects": collects,
     "spares": spares,
     "insists": insists,
     "leaks": leaks,
