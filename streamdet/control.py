@@ -24,8 +24,9 @@ RECEIVE_HWM: Final = 100
 SEND_HWM: Final = 4
 # One who asks needs a place for as long as the answer takes; this many who do not read hold 80 MB at the worst.
 PLACES: Final = 64
-# A request is an object with three short fields; the daemon reads 1 KiB of it, and names what is wrong with more.
-REQUEST_MAX_BYTES: Final = 4 << 10
+# A request is an object of at most 1 KiB. More is a mistake that deserves its answer up to here; beyond, the library
+# drops the connection.
+REQUEST_MAX_BYTES: Final = 64 << 10
 
 
 class Control(ZmqSocket):
