@@ -20,10 +20,11 @@ from streamdet.wire.frames import parse_fields
 
 # Requests that may wait from one client: a person or a script asks one thing at a time.
 RECEIVE_HWM: Final = 100
-# Answers that may wait for one: `status` of 1,000 tracks has 300 kB. More are dropped, with whoever does not read them.
-SEND_HWM: Final = 4
-# One who asks needs a place for as long as the answer takes; this many who do not read hold 80 MB at the worst.
-PLACES: Final = 64
+# Answers that may wait for one: `status` of 1,000 tracks has 300 kB. More are dropped, with whoever does not read them;
+# with 4 some were lost to a client that does, before the library had told us that it had read the last ones.
+SEND_HWM: Final = 16
+# One who asks needs a place for as long as the answer takes; this many who do not read hold 150 MB at the worst.
+PLACES: Final = 32
 # A request is an object of at most 1 KiB. More is a mistake that deserves its answer up to here; beyond, the library
 # drops the connection.
 REQUEST_MAX_BYTES: Final = 64 << 10
