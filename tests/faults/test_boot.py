@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 import zmq
@@ -239,6 +239,53 @@ def test_without_a_watchdog_nobody_notices(served):
         time.sleep(7)
         assert (served.pid, served.show("NRestarts")) == (pid, "0")
         os.kill(pid, signal.SIGCONT)
+
+
+# -- reload ----------------------------------------------------------------------------------------------------------
+
+
+def reload(machine: Machine, recorder: Recorder) -> dict[str, Any]:
+    """`systemctl reload`; what the daemon tells of it."""
+    known = len(recorder.told("reload"))
+    machine.run("systemctl", "reload", "streamdet")
+    notice: dict[str, Any] = wait_for(lambda: recorder.told("reload")[known:])[-1]
+    return notice
+
+
+@pytest.fixture
+def chosen(machine: Machine) -> Iterator[Callable[[str], None]]:
+    """Chooses one of two bundles, `hanging` and `failing`, for the next start or reload."""
+    folder = machine.root / "var/lib/streamdet/bundles"
+    for make in (bundles.hanging, bundles.failing):
+        make(folder / make.__name__)
+    yield lambda name: machine.settle(bundle={"path": f"/var/lib/streamdet/bundles/{name}"})
+    machine.settle()
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_a_reload_takes_what_is_good_and_goes_on_with_the_old_where_it_is_not(machine, chosen, good, ends, dial):
+    pytest.importorskip("streamdet.reload", reason="this daemon cannot reload yet")
+    chosen("failing")
+    start(machine)
+    if not good:
+        (machine.root / "var/lib/streamdet/bundles/hanging/model.onnx").write_bytes(b"no model")
+    recorder = ends.enter_context(Recorder(VERDICTS))
+    recorder.await_beat()
+    calls, pid = dial(AUDIO), machine.pid
+    streams = [calls.stream(number) for number in calls.open(CALLS)]
+    recorder.await_verdicts(streams, 2)
+    chosen("hanging")
+    notice = reload(machine, recorder)
+    recorder.await_verdicts(streams, 2, since_s=time.monotonic())
+    calls.end()
+    recorder.await_closed(streams)
+    found = account(recorder.histories(calls.prefix).values())
+    models = {verdict.model.partition("@")[0] for verdict in recorder.verdicts(calls.prefix)[-CALLS:]}
+    figure("reload", good=good, ok=notice["ok"], **found._asdict())
+    assert (notice["ok"], models) == (good, {"hanging" if good else "failing"})
+    assert (machine.pid, machine.show("ActiveState"), machine.show("NRestarts")) == (pid, "active", "0")
+    assert (found.openings, found.missing, found.holes, found.unclosed) == (CALLS, 0, 0, 0)
 
 
 # -- a run that hangs ------------------------------------------------------------------------------------------------
