@@ -265,7 +265,6 @@ def chosen(machine: Machine) -> Iterator[Callable[[str], None]]:
 
 @pytest.mark.parametrize("good", [True, False])
 def test_a_reload_takes_what_is_good_and_goes_on_with_the_old_where_it_is_not(machine, chosen, good, ends, dial):
-    pytest.importorskip("streamdet.reload", reason="this daemon cannot reload yet")
     chosen("failing")
     start(machine)
     if not good:
