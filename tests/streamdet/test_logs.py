@@ -287,10 +287,13 @@ def test_a_pipe_that_nobody_reads_holds_nobody_up_and_the_loss_is_told(pipe: Pip
     monkeypatch.setattr(logs, "FLUSH_S", 0.05)
     writer = LogWriter("text", pipe.writer)
     before = LOST["full"]
+    began_s = time.perf_counter()
     flood(writer, 2 * WAITING_MAX)  # with a write in this thread this would hang after 64 KiB
+    taken_us = 1e6 * (time.perf_counter() - began_s) / (2 * WAITING_MAX)
     writer.flush()  # and so would this
     lost = LOST["full"] - before
     assert lost > 0
+    sys.stdout.write(f"FIGURE log-nobody-reads lines={2 * WAITING_MAX} lost={lost} us_a_line={taken_us:.0f}\n")
     heard = ""
     while heard.count("\n") < 2 * WAITING_MAX - lost:
         heard += pipe.read()
