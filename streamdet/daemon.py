@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Set
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence, Set
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Final, NoReturn, TypeVar
@@ -48,6 +48,9 @@ log = logging.getLogger(__name__)
 AnySocket = TypeVar("AnySocket", bound=ZmqSocket)
 
 TICK_S: Final = 1.0
+# At the end, for libzmq's thread to fetch from the kernel what has arrived, also where the whole process was stopped
+# until then. What comes meanwhile is heard too.
+FETCH_S: Final = 0.25
 # A tick that comes so much too late: the process was stopped, or its machine, and the frames that wait must be heard
 # before anybody is called silent.
 AWAY_S: Final = 1.0
@@ -92,6 +95,7 @@ class Daemon:
         self._given = config
         """The settings as they were read, without what `inherited` has made of them."""
         self._reloading: Final = asyncio.Lock()
+        self._drain_until_s = 0.0
         self._next_reload: asyncio.Task[Notice] | None = None
         """It waits for the one that is under way, which may have read the file before it changed once more."""
 
@@ -175,12 +179,21 @@ class Daemon:
         endpoints, default, limits = self.config.endpoints, self.config.pcm, self.config.limits
         form = AudioFormat(default.rate, default.encoding, default.channels)
         await self._entered(stack, "audio", AudioSocket(endpoints.audio, self.engine, self._metrics, self._name))
-        given = self._inherited.take("pcm")
+        given, pcms = self._inherited.take("pcm"), list[PcmListener]()
         for number, address in enumerate(endpoints.pcm):
             door = self._doors.door("pcm", address, given[number] if given else None)
             pcm = PcmListener(door, form, self.engine, self._metrics, limits, self._name)
             self._sockets.append(await stack.enter_async_context(pcm))
             self.addresses[f"pcm.{number}"] = pcm.address
+            pcms.append(pcm)
+        stack.push_async_callback(self._take_the_last, pcms)
+
+    async def _take_the_last(self, pcms: Sequence[PcmListener]) -> None:
+        """Hear what has reached this machine when the end begins; ZeroMQ's own is taken as its socket closes."""
+        if self._failure is None:
+            self._drain_until_s = time.monotonic() + self.config.daemon.drain_timeout_s
+            self.engine.keep_windows()
+            await asyncio.gather(asyncio.sleep(FETCH_S), *(pcm.take_the_last() for pcm in pcms))
 
     async def _entered(self, stack: AsyncExitStack, name: str, sock: AnySocket) -> AnySocket:
         """Bind one of the ZeroMQ endpoints, within its limits, and with keys where it asks for them."""
@@ -263,7 +276,7 @@ class Daemon:
         """End every stream and wait for the last verdicts, but not for ever; who waits longer is told of the end."""
         notify(STOPPING=1)
         self.engine.close_all("drain", time.monotonic())
-        deadline_s = time.monotonic() + self.config.daemon.drain_timeout_s
+        deadline_s = self._drain_until_s or time.monotonic() + self.config.daemon.drain_timeout_s
         before = self._scoring.under_way.keys()
         while not self.engine.idle:
             if self._failure is not None or time.monotonic() > deadline_s:

@@ -72,6 +72,7 @@ class Engine:
         self._streams: dict[str, Stream] = {}
         self._ending: dict[str, Stream] = {}  # by `opened`: a name may be open again while its last call ends
         self._line = Line()
+        self._keeps = False
         self._windows = self._skipped = self._opened = 0
 
     @property
@@ -345,6 +346,14 @@ class Engine:
                 job.track.drop(job)
                 self._go_on(job.track, now_s)
 
+    def keep_windows(self) -> None:
+        """From here on every window of tracks that are not behind is scored: the end comes, and they are few."""
+        self._keeps = True
+        for stream in self._streams.values():
+            for track in stream.tracks:
+                track.keep()
+                self._queue(track)
+
     def abandon(self, reason: CloseReason, now_s: float) -> None:
         """End every stream at once, since nothing will be scored any more; what still waited counts as skipped."""
         self.close_all(reason, now_s)
@@ -412,6 +421,8 @@ class Engine:
         form, timeline = stream.format, self._timeline(stream)
         for channel in range(form.channels):
             stream.tracks.append(Track(stream, channel, timeline, self._tracker(), form, origin_sample))
+            if self._keeps:
+                stream.tracks[-1].keep()
 
     def _timeline(self, stream: Stream) -> Timeline:
         return Timeline.of(

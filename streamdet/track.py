@@ -160,6 +160,8 @@ class Track:
         """Windows reach back no further."""
         self._late = False
         """Whether windows were skipped before the newest one."""
+        self._keeps = False
+        """Whether no window gives way to a newer one any more."""
         self._held: deque[Job] = deque()
         """Windows cut ahead of being taken, because their audio will not stay in the ring."""
         self._sums: dict[int, Sums] = {}
@@ -181,6 +183,8 @@ class Track:
         """Take audio read at `now_s`."""
         self.ring.append(data)
         self._mark(now_s, transit_s)
+        if self._keeps and self._is_due():
+            self._held.append(self._cut_newest())
 
     def append_silence(self, samples: int, now_s: float, transit_s: float | None) -> None:
         """Let time pass without audio (a pause)."""
@@ -202,6 +206,16 @@ class Track:
         self.append_silence(end - self.ring.end_sample, now_s, transit_s)
         self._cut_step = max(self._cut_step, line.newest(end))
         self._cut_end_sample = max(self._cut_end_sample, min(end, line.end_sample(self._cut_step)))
+
+    def keep(self) -> None:
+        """Let no window give way to a newer one: the end comes, and what was not behind must not lose one to it.
+
+        A track that is behind goes on with its newest window, since it would not be done in time.
+        """
+        if not self.timeline.lossless and not self._late:
+            self._keeps = True
+            if self._is_due():
+                self._held.append(self._cut_newest())
 
     def finish(self) -> None:
         """The stream has ended: what is due and a rest of at least half a hop are still to be taken."""
@@ -423,7 +437,7 @@ class Track:
 
     def _hold(self, job: Job) -> None:
         """Keep a live track's newest window; one that waited for its turn until now is skipped."""
-        if self._held:
+        if self._held and not self._keeps:
             older = self._held.popleft()
             # What the skipped window had that was new is news in this one.
             job = msgspec.structs.replace(

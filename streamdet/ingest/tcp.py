@@ -4,9 +4,12 @@ When scoring falls behind, nothing is skipped: this side stops reading, the kern
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import math
+import os
+import socket
 import time
 from collections.abc import Coroutine
 from typing import Any, Final, Literal, Self
@@ -26,6 +29,8 @@ from streamdet.wire.pcm import Opening, PcmParser
 
 log = logging.getLogger(__name__)
 
+# At the end what has arrived is still taken, but no longer than this: a sender that outruns us must not keep us.
+LAST_S: Final = 1.0
 # Read at once: two seconds of 8 kHz s16le. Larger reads only hold more before the engine can say stop.
 READ_BYTES: Final = 32 << 10
 # Audio that shows within `limits.idle_s` that a call goes on (s): a peer that trickles a byte now and then has none.
@@ -65,6 +70,17 @@ class PcmListener:
         """
         await self._acceptor.__aenter__()
         return self
+
+    async def take_the_last(self) -> None:
+        """Hear what has arrived on every connection, and nothing that comes later, within LAST_S."""
+        self._acceptor.stop()
+        for connection in self._open:
+            connection.hear_the_last()
+        until_s = time.monotonic() + LAST_S
+        while True:
+            if not self._open or time.monotonic() > until_s:
+                return
+            await asyncio.sleep(0.005)
 
     async def __aexit__(self, *error: object) -> None:
         """Let go of all connections; their streams stay open for the drain to end."""
@@ -116,6 +132,8 @@ class _Connection:
         self._parser = PcmParser(self._form)
         self._room = asyncio.Event()
         self._opened: str | None = None
+        self._last = False
+        """Whether the end that comes is ours."""
         self._least_bytes = 0
         self._came_bytes = 0
         """Since the deadline was last moved."""
@@ -134,6 +152,8 @@ class _Connection:
                 if self._opened is not None and not self._is_open():
                     return  # somebody closed it through the control socket
                 await self._keep_pace(size_bytes)
+            if self._last:
+                return  # the drain ends the stream
             if self._parser.begun:  # a probe that connects and leaves is no call
                 await self._pass_on(ended=True)
             self._parser.finish()
@@ -142,9 +162,19 @@ class _Connection:
             self._close("end")
             raise
         except OSError:
-            self._close("disconnect")
+            if not self._last:
+                self._close("disconnect")
         else:
             self._close("end")
+
+    def hear_the_last(self) -> None:
+        """End the connection behind what has arrived: the kernel gives out that much, then says that it was all."""
+        self._last = True
+        with (
+            contextlib.suppress(OSError),
+            socket.socket(fileno=os.dup(self._writer.get_extra_info("socket").fileno())) as same,
+        ):
+            same.shutdown(socket.SHUT_RD)
 
     @property
     def strange(self) -> bool:

@@ -804,3 +804,23 @@ def test_a_lossless_stream_goes_on_where_an_earlier_connection_left_off():
     assert bench.events("open")[0].detail["continued_from_s"] == 10.25
     assert [(v.seq, v.start_s, v.end_s) for v in bench.verdicts()] == [(0, 10.25, 12.0)]
     assert bench.engine.status()[0]["seconds"] == 2.0
+
+
+def test_at_the_end_no_window_gives_way_to_a_newer_one_unless_its_track_was_behind():
+    bench = Bench()
+    for part in seconds_of(audio(3.2)):
+        bench.feed(part, stream="behind")
+    bench.score()
+    bench.feed(audio(1), stream="calm")
+    for part in seconds_of(audio(1.8)):
+        bench.feed(part, stream="behind")
+    bench.engine.keep_windows()
+    for _ in range(3):
+        bench.feed(audio(1), stream="calm")
+    bench.feed(audio(1), stream="new")
+    bench.feed(audio(1), stream="new")
+    bench.engine.close_all("drain", 0.0)
+    bench.score_all()
+    assert [(it.end_s, it.skipped) for it in bench.verdicts("calm")] == [(1, 0), (2, 0), (3, 0), (4, 0)]
+    assert [(it.end_s, it.skipped) for it in bench.verdicts("new")] == [(1, 0), (2, 0)]
+    assert [(it.end_s, it.skipped) for it in bench.verdicts("behind")] == [(3, 2), (5, 1)]
