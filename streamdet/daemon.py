@@ -451,6 +451,8 @@ def run(config: Config, read: Callable[[], Config] | None = None) -> int:
         at_work = uvloop.run(_run(config, read))
     except DeviceError as error:
         _leave(error.exit_code)
+    except MemoryError:
+        _leave_without_memory()
     finally:
         logs.flush()
     if at_work:
@@ -458,6 +460,22 @@ def run(config: Config, read: Callable[[], Config] | None = None) -> int:
     # Closed sockets still hold messages, which would die with the process; this waits for them, LINGER_MS at most.
     zmq.Context.instance().term()
     return 0
+
+
+def _unexpected(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Hear of an error that a callback of the loop did not expect; one for want of memory ends the process.
+
+    What was half done then is in no state to go on with, and a drain wants memory too.
+    """
+    if isinstance(context.get("exception"), MemoryError):
+        _leave_without_memory()
+    loop.default_exception_handler(context)
+
+
+def _leave_without_memory() -> NoReturn:
+    log.critical("no memory left: ending, to be started again")
+    logs.flush()
+    os._exit(DeviceError.exit_code)
 
 
 def _leave(code: int) -> NoReturn:
@@ -471,6 +489,7 @@ async def _run(config: Config, read: Callable[[], Config] | None = None) -> bool
     """Serve; return whether a thread is still at work."""
     daemon = Daemon(config, Inherited.of_environment(), read=read)
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_unexpected)
 
     def interrupted() -> None:
         if daemon.stopping:

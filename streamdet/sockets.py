@@ -187,6 +187,9 @@ class ZmqSocket:
                 self._take_one()
         except zmq.Again:
             return
+        except Exception:
+            self._go_on()  # the descriptor told of these messages once and will not again
+            raise
         finally:
             self._turn_over()
         self._go_on()

@@ -117,3 +117,22 @@ def test_what_is_no_address_is_refused_and_nothing_of_it_ignored(address):
     with pytest.raises(ConfigError, match=r"^f: .*, expected host:port or tcp://host:port$") as caught:
         sockets.host_and_port("f", address)
     assert str(caught.value).isprintable()
+
+
+def test_an_error_that_nobody_expected_leaves_no_message_behind():
+    """The descriptor tells of messages once: without another look those after the error would wait for ever."""
+
+    async def stumble() -> list[list[bytes]]:
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        async with Taking(LOCAL) as taking:
+            taking._take = lambda parts: taking.taken.append(parts) if parts != [b"bad"] else 1 / 0
+            with zmq.Context.instance().socket(zmq.PUSH) as push:
+                push.connect(taking.address)
+                for part in (b"bad", b"a", b"b"):
+                    push.send(part)
+                async with asyncio.timeout(PATIENCE_S):
+                    while len(taking.taken) < 2:  # noqa: ASYNC110 - nothing tells of them
+                        await asyncio.sleep(0.01)
+        return taking.taken
+
+    assert asyncio.run(stumble()) == [[b"a"], [b"b"]]
