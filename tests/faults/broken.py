@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from streamdet import window  # isort: skip - first, since others take what stands in it
-from streamdet import acceptor, daemon, guard, logs, publish, sockets
+from streamdet import acceptor, daemon, guard, logs, publish, ring, sockets
 from streamdet.bench import free
 from streamdet.engine import Engine
 from streamdet.records import Verdict
@@ -120,6 +120,11 @@ def collects() -> None:
     publish.Publisher.limited = boundless_limits  # type: ignore[method-assign]
 
 
+def greedy() -> None:
+    """Every track gets all the memory that a call may need before it has any audio."""
+    ring.FIRST_SAMPLES = 1 << 30  # type: ignore[misc]
+
+
 WAYS: dict[str, Callable[..., None]] = {
     "no-drain": no_drain,
     "forgets": forgets,
@@ -133,6 +138,7 @@ WAYS: dict[str, Callable[..., None]] = {
     "boundless": boundless,
     "wall": wall,
     "waits-for-the-log": waits_for_the_log,
+    "greedy": greedy,
 }
 
 if __name__ == "__main__":
