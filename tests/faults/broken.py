@@ -23,14 +23,14 @@ def no_drain() -> None:
     """SIGTERM ends the process where it stands, with exit code 0."""
     begin = daemon._run
 
-    async def run(config: Any) -> None:
+    async def run(*given: Any) -> bool:
         import asyncio
 
         loop = asyncio.get_running_loop()
-        task = asyncio.ensure_future(begin(config))
+        task = asyncio.ensure_future(begin(*given))
         await asyncio.sleep(0)
         loop.add_signal_handler(signal.SIGTERM, os._exit, 0)
-        await task
+        return await task
 
     daemon._run = run
 
