@@ -8,10 +8,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+from prometheus_client import generate_latest
 
 from streamdet import keys
 from streamdet.cli import main
@@ -21,6 +23,13 @@ PATIENCE_S = 60.0
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("STREAMDET_")} | {
     "OMP_NUM_THREADS": "1"
 }
+
+
+def metric(running: Any, name: str) -> float:
+    """As `/metrics` has it, which asks for a token here; 0 where there is none yet."""
+    exposed = generate_latest(running.daemon_._metrics.registry).decode()
+    rows = (line.rsplit(" ", 1) for line in exposed.splitlines() if not line.startswith("#"))
+    return float(dict(rows).get(name, 0))
 
 
 def process(*args: object, code: int = 0, **variables: str) -> str:
@@ -145,7 +154,7 @@ def test_the_commands_show_who_they_are_and_are_let_in_by_role(folder, serve, tm
     )
     with tail:
         deadline_s = time.monotonic() + PATIENCE_S
-        while not running.metric('streamdet_connections{endpoint="verdicts"}'):
+        while not metric(running, 'streamdet_connections{endpoint="verdicts"}'):
             assert time.monotonic() < deadline_s
         told = []
         while not told:  # a subscription takes a moment longer than its connection
