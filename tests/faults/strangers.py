@@ -41,6 +41,7 @@ def raw(address: str, count: int) -> None:
     """Subscribe without the library, and stay."""
     with dialled(address) as peer, contextlib.suppress(OSError):
         peer.sendall(GREETING)
+        peer.recv(len(GREETING), socket.MSG_WAITALL)  # the library hangs up on some who do not wait for it
         peer.sendall(bytes([4, len(READY)]) + READY)
         for first in range(0, count, 1000):
             peer.sendall(b"".join(map(subscription, range(first, min(count, first + 1000)))))
