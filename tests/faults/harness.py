@@ -35,19 +35,21 @@ class Memory(NamedTuple):
 
     rss: int
     pss: int
-    """Its fair share of what it shares with others: a better measure of growth than rss where libraries are shared."""
+    """Its share of what it shares with others, which changes when they come and go."""
     swap: int
+    own: int
+    """Anonymous: heap and stacks, whoever else maps the same libraries. What a leak makes grow."""
 
 
 def memory(pid: int) -> Memory:
     """Read `smaps_rollup`; zeros for a process that has gone."""
-    fields = {"Rss": 0, "Pss": 0, "Swap": 0}
+    fields = {"Rss": 0, "Pss": 0, "Swap": 0, "Anonymous": 0}
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text("utf-8").splitlines():
             name, _, rest = line.partition(":")
             if name in fields:
                 fields[name] = 1024 * int(rest.split()[0])
-    return Memory(fields["Rss"], fields["Pss"], fields["Swap"])
+    return Memory(*fields.values())
 
 
 def descriptors(pid: int) -> int:

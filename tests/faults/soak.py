@@ -6,9 +6,9 @@
 
 Calls come over ZeroMQ, TCP and a unix socket, some over a connection of their own for a single second; some are paused
 and closed from outside. Subscribers come, take a few messages and go. /metrics, /livez and the control socket are asked
-all along. Memory (PSS, RSS) and descriptors of the daemon are looked at every few seconds; after a warm-up their slopes
-are fitted (`slope.py`). Exit code 0 says that they are within noise; 1 that something grows, or that the run was too
-short to tell.
+all along. Memory (anonymous, RSS) and descriptors of the daemon are looked at every few seconds; after a warm-up their
+slopes are fitted (`slope.py`). Exit code 0 says that they are within noise; 1 that something grows, or that the run was
+too short to tell.
 """
 
 import argparse
@@ -61,7 +61,8 @@ class Sample(NamedTuple):
     opened: int
     """Streams so far."""
     rss: int
-    pss: int
+    own: int
+    """Anonymous memory. PSS is no measure here: it rises when another process that maps our libraries ends."""
     descriptors: int
     cpu_s: float
 
@@ -71,21 +72,21 @@ class Growth(NamedTuple):
 
     samples: list[Sample]
     """After the warm-up."""
-    pss: Slope
+    own: Slope
     rss: Slope
     descriptors: Slope
 
     @property
     def grows(self) -> bool:
         """Whether the daemon keeps something of its calls."""
-        return self.pss.grows(NOISE_BYTES_PER_OPEN) or self.descriptors.grows(NOISE_DESCRIPTORS_PER_OPEN)
+        return self.own.grows(NOISE_BYTES_PER_OPEN) or self.descriptors.grows(NOISE_DESCRIPTORS_PER_OPEN)
 
     @property
     def verdict(self) -> str:
         """In words."""
         if self.grows:
             return "grows"
-        return "within noise" if math.isfinite(self.pss.low + self.descriptors.low) else "too short to tell"
+        return "within noise" if math.isfinite(self.own.low + self.descriptors.low) else "too short to tell"
 
 
 def growth(samples: list[Sample], warm_up: float = WARM_UP) -> Growth:
@@ -94,7 +95,7 @@ def growth(samples: list[Sample], warm_up: float = WARM_UP) -> Growth:
     kept = [sample for sample in samples if sample.at_s >= begun_s]
     opened = np.array([sample.opened for sample in kept], float)
     fits = [
-        slope(opened, np.array([getattr(each, of) for each in kept], float)) for of in ("pss", "rss", "descriptors")
+        slope(opened, np.array([getattr(each, of) for each in kept], float)) for of in ("own", "rss", "descriptors")
     ]
     return Growth(kept, *fits)
 
@@ -234,7 +235,7 @@ def sample(served: Served) -> Sample:
     """Look at the daemon."""
     used = served.memory()
     opened = served.ask(op="status")["counts"]["opened"]
-    return Sample(time.monotonic(), opened, used.rss, used.pss, served.descriptors(), served.cpu_s())
+    return Sample(time.monotonic(), opened, used.rss, used.own + used.swap, served.descriptors(), served.cpu_s())
 
 
 def last_words(served: Served) -> None:
@@ -297,9 +298,9 @@ def show(found: Growth, heard: Counter[str], ordered: int) -> None:
         opens=last.opened,
         ordered=ordered,
         measured_opens=last.opened - first.opened,
-        pss_mb=f"{first.pss / 1e6:.1f}..{last.pss / 1e6:.1f}",
+        own_mb=f"{first.own / 1e6:.1f}..{last.own / 1e6:.1f}",
         rss_mb=f"{first.rss / 1e6:.1f}..{last.rss / 1e6:.1f}",
-        pss_bytes_per_open=_interval(found.pss),
+        own_bytes_per_open=_interval(found.own),
         rss_bytes_per_open=_interval(found.rss),
         fds=f"{first.descriptors}..{last.descriptors}",
         fds_per_open=_interval(found.descriptors),

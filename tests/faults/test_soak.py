@@ -61,10 +61,10 @@ def test_too_short_a_series_says_nothing():
     assert (found.grows, found.verdict) == (False, "too short to tell")
 
 
-def sampled(pss: np.ndarray, descriptors: np.ndarray) -> list[Sample]:
+def sampled(own: np.ndarray, descriptors: np.ndarray) -> list[Sample]:
     return [
         Sample(5.0 * at, round(opened), round(of), round(of), round(fds), at / 10)
-        for at, (opened, of, fds) in enumerate(zip(OPENS, pss, descriptors, strict=False))
+        for at, (opened, of, fds) in enumerate(zip(OPENS, own, descriptors, strict=False))
     ]
 
 
@@ -72,7 +72,7 @@ def test_what_a_daemon_takes_while_it_warms_up_is_no_growth():
     warming = 100e6 + 20e6 * np.minimum(1, OPENS / 2000) + remembering(1)
     samples = sampled(warming, np.full(OPENS.size, 80))
     assert not growth(samples).grows
-    assert growth(samples, warm_up=0).pss.value > NOISE_BYTES_PER_OPEN
+    assert growth(samples, warm_up=0).own.value > NOISE_BYTES_PER_OPEN
 
 
 def test_a_descriptor_in_a_hundred_opens_is_growth():
@@ -96,5 +96,5 @@ def test_a_short_soak_counts_its_opens_and_finds_a_large_leak(leak, tiny_bundle)
     assert heard["open"] >= ordered
     assert heard["close"] == heard["open"]
     assert heard["holes"] == 0
-    leaking = (found.pss.value > LOST_BYTES / 2, found.descriptors.value > 0.5)
+    leaking = (found.own.value > LOST_BYTES / 2, found.descriptors.value > 0.5)
     assert leaking == ((True, True) if leak else (False, False))
