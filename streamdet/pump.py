@@ -257,21 +257,27 @@ class Pump:
         Raises:
             DeviceError: that was once too often.
         """
-        number = next(_numbers)
-        self._under_way[number] = call
         try:
-            done = await asyncio.get_running_loop().run_in_executor(threads, work, *args)
+            done = await self._in_thread(threads, call, work, *args)
         except Exception as error:  # onnxruntime raises a class of its own for each status code, with no common base
             engine.drop(jobs, time.monotonic())
             self._failed(len(jobs))
             log.error("%s failed", call.what, extra=fields(windows=call.windows, reason=first_line(error)))
             self._failures[call.what].failed(error)
             return None
-        finally:
-            del self._under_way[number]
-            self._quiet.set()
         self._failures[call.what].succeeded()
         return done
+
+    async def _in_thread(self, threads: ThreadPoolExecutor, call: Call, work: Callable[..., T], *args: object) -> T:
+        """Have a thread do it, which is under way until it comes back, even if nobody waits for it any more."""
+        number, thread = next(_numbers), threads.submit(work, *args)
+        self._under_way[number] = call
+        try:
+            return await asyncio.wrap_future(thread)
+        finally:
+            # At once, unless this task was cancelled: its thread goes on, and the process must not wait for it to end.
+            thread.add_done_callback(lambda _: self._under_way.pop(number))
+            self._quiet.set()
 
 
 def allowed_s(configured_s: float, slowest_s: float) -> float:

@@ -99,13 +99,14 @@ class Scoring:
 
     def begin(self, loaded: Loaded, settings: Settings) -> None:
         """Score with this model from here on; windows that another has taken are settled by it."""
-        older, deadline_s = self.pumps, allowed_s(settings.deadline_s, loaded.slowest_s)
+        older = next(reversed(self._tasks), None)  # those before it have been told already
+        deadline_s = allowed_s(settings.deadline_s, loaded.slowest_s)
         pump = Pump(loaded.scorer, settings.batch_max, self._health.scored, self._failed, deadline_s)
         self._tasks[pump] = task = asyncio.create_task(pump.run(self._engine), name="scoring")
         task.add_done_callback(self._ended)
         self._health.loaded(loaded.scorer, loaded.warm_up_ms)
-        for each in older:
-            retiring = asyncio.create_task(self._retire(each))
+        if older is not None:
+            retiring = asyncio.create_task(self._retire(older))
             self._retiring.add(retiring)
             retiring.add_done_callback(self._retiring.discard)
         pump.wake()

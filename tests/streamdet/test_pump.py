@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import gc
 import threading
 from collections.abc import Callable
 
@@ -10,11 +11,15 @@ import pytest
 
 from streamdet import pump as pumps
 from streamdet.audio import encode
+from streamdet.config import Scoring as Settings
 from streamdet.engine import Engine
 from streamdet.errors import DeviceError
+from streamdet.health import Health
+from streamdet.metrics import Metrics
 from streamdet.pump import TOGETHER, Pump
 from streamdet.records import AudioFormat, Frame, Verdict
 from streamdet.scorer import Scorer
+from streamdet.scoring import Loaded, Scoring
 
 RATE_HZ = 8000
 S16 = AudioFormat(RATE_HZ, "s16le")
@@ -29,6 +34,14 @@ def in_a_loop(test):
         asyncio.run(test(*args, **fixtures))
 
     return run
+
+
+async def until(what: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            if what():
+                return
+            await asyncio.sleep(0.001)
 
 
 class Slow:
@@ -80,11 +93,7 @@ class Line:
         return [it for it in self.said if isinstance(it, Verdict) and stream in (None, it.stream)]
 
     async def until_ended_or(self, what: Callable[[], bool]) -> None:
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                if what() or self.running.done():
-                    return
-                await asyncio.sleep(0.001)
+        await until(lambda: what() or self.running.done())
 
     async def until(self, what: Callable[[], bool]) -> None:
         async with asyncio.timeout(PATIENCE_S):
@@ -314,6 +323,19 @@ async def test_what_keeps_a_thread_is_known_and_forgotten(slow, talk):
 
 
 @in_a_loop
+async def test_a_thread_is_under_way_until_it_comes_back_even_if_nobody_waits_for_it(slow, talk):
+    scorer = slow((1,))
+    async with Line(scorer) as line:
+        line.hear("a", talk)
+        await line.until(lambda: scorer.began)
+        line.running.cancel()
+        await asyncio.wait([line.running])
+        assert [call.what for call in line.pump.under_way.values()] == ["run"]
+        scorer.go.release()
+        await until(lambda: not line.pump.under_way)
+
+
+@in_a_loop
 async def test_no_two_pumps_give_a_call_the_same_number(slow, talk):
     async with Line(slow((1,))) as one, Line(slow((1,))) as other:
         for line in (one, other):
@@ -423,6 +445,29 @@ async def test_a_pump_that_finishes_settles_what_it_has_and_takes_nothing_new(sl
 
 
 @in_a_loop
+async def test_a_model_that_was_replaced_twice_ends_once_with_what_it_had_begun(slow, talk):
+    scorers = [slow((1,)) for _ in range(3)]
+    said: list[object] = []
+    wrong: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: wrong.append(context))
+    engine = Engine(scorers[0].manifest, said.append, wake=lambda: scoring.wake())
+    scoring = Scoring(engine, Health(Metrics(), 1), lambda _: None, wrong.append)
+    async with scoring:
+        for scorer in scorers:
+            scorer.provider = "CPUExecutionProvider"
+            scoring.begin(Loaded(scorer, {1: 1.0}), Settings())
+            if scorer is scorers[0]:
+                engine.feed(Frame("a", S16, talk), 0.0)
+                await until(lambda: scorers[0].began == [1])
+        await asyncio.sleep(0)
+        scorers[0].go.release()
+        await until(lambda: len(scoring.pumps) == 1)
+        assert any(isinstance(it, Verdict) for it in said)
+    gc.collect()  # only then a task's exception that nobody took is told
+    assert wrong == []
+
+
+@in_a_loop
 async def test_leaving_waits_for_no_thread_where_it_should_not(slow, talk):
     line = Line(slow((1,)))
     line.pump.__enter__()
@@ -430,6 +475,7 @@ async def test_leaving_waits_for_no_thread_where_it_should_not(slow, talk):
     line.hear("a", talk)
     await line.until(lambda: line.scorer.began == [1])
     line.running.cancel()
+    await asyncio.wait([line.running])
     line.pump.waits = False
     line.pump.__exit__()
     assert [call.what for call in line.pump.under_way.values()] == ["run"]
