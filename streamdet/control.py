@@ -23,7 +23,8 @@ RECEIVE_HWM: Final = 100
 # Answers that may wait for one: `status` of 1,000 tracks has 300 kB. More are dropped, with whoever does not read them;
 # with 4 some were lost to a client that does, before the library had told us that it had read the last ones.
 SEND_HWM: Final = 16
-# One who asks needs a place for as long as the answer takes; this many who do not read hold 150 MB at the worst.
+# One who asks needs a place for as long as the answer takes; this many who do not read hold 150 MB at the worst. As
+# many may wait for a reload, which can take minutes: whoever asks for it without end would else fill the memory.
 PLACES: Final = 32
 # A request is an object of at most 1 KiB. More is a mistake that deserves its answer up to here; beyond, the library
 # drops the connection.
@@ -101,6 +102,8 @@ class Control(ZmqSocket):
         try:
             request = parse_fields(body, "request")
             if request.get("op") == "reload" and self._reload is not None:
+                if len(self._reloads) >= PLACES:
+                    raise ProtocolError.of("reloads that wait for their answer", len(self._reloads), f"under {PLACES}")
                 self._begin_reload(envelope, request.get("id"), self._reload())
                 return None
             operation = self._operations.get(_text(request, "op"))
