@@ -62,6 +62,7 @@ class HttpServer:
         self._config = uvicorn.Config(
             pages if self._tokens is None else Asking(pages, self._tokens, self._metrics),
             http=_Connection,
+            ws="none",  # a connection that uvicorn upgrades is another's, whose end nobody would tell us
             log_config=None,
             log_level="warning",
             access_log=False,

@@ -90,7 +90,7 @@ class Clients:
             MissingError: it is no longer there.
             ConfigError: it is not what it should be.
         """
-        now = _signature(self.path)
+        now = stamp(self.path)
         if now == self._seen:
             return False
         self._seen = now
@@ -332,7 +332,8 @@ def _replace(path: Path, text: str) -> None:
             raise
 
 
-def _signature(path: Path) -> object:
+def stamp(path: Path) -> object:
+    """Return what differs once a file was changed, replaced or taken away; for `==` alone."""
     try:
         found = path.stat()
     except OSError as error:

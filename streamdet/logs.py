@@ -20,8 +20,6 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from streamdet.errors import shown
-
 LogFormat = Literal["text", "logfmt", "json"]
 Lost = Literal["limit", "full", "disk"]
 
@@ -50,11 +48,6 @@ def fields(**known: object) -> dict[str, Any]:
     return {"fields": known}
 
 
-def stream_name(stream: str) -> str:
-    """Say how a stream is called in the log. Every line goes through here."""
-    return stream
-
-
 class Entry(msgspec.Struct, frozen=True):
     """A line before it has a form."""
 
@@ -70,16 +63,11 @@ class Entry(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, record: logging.LogRecord) -> "Entry":
         """Read a record; whatever it holds, the result is printable."""
-        known = dict(getattr(record, "fields", {}))
-        values = {name: _value(value) for name, value in known.items()}
-        message, trace = record.getMessage(), ""
+        values = {name: _value(value) for name, value in getattr(record, "fields", {}).items()}
+        trace = ""
         if record.exc_info and record.exc_info[0] is not None:
             trace = logging.Formatter().formatException(record.exc_info)
-        if isinstance(raw := known.get("stream"), str) and (name := stream_name(raw)) != raw:
-            # Errors repeat what they complain of.
-            values = {key: _renamed(value, raw, name) for key, value in values.items()} | {"stream": name}
-            message, trace = str(_renamed(message, raw, name)), str(_renamed(trace, raw, name))
-        return cls(record.created, record.levelno, record.name, _plain(message), values, trace)
+        return cls(record.created, record.levelno, record.name, _plain(record.getMessage()), values, trace)
 
 
 # -- forms -----------------------------------------------------------------------------------------------------------
@@ -140,10 +128,6 @@ def _plain(text: str, allowed: str = "", most: int = VALUE_CHARS) -> str:
     return "".join(
         sign if sign.isprintable() or sign in allowed else sign.encode("unicode_escape").decode() for sign in text
     )
-
-
-def _renamed(value: str | int | float | bool | None, raw: str, name: str) -> str | int | float | bool | None:
-    return value.replace(shown(raw), shown(name)) if isinstance(value, str) else value
 
 
 # -- limits ----------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ Our own, because prometheus_client's collector reads /proc/stat, which a unit wi
 then says nothing at all.
 """
 
+import functools
 import os
 import platform
 import resource
@@ -59,6 +60,7 @@ def started_at_s(of: Path = SELF) -> float:
     return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """What decides how the daemon behaves, by name."""
     return {

@@ -10,7 +10,7 @@ from typing import Final, Self
 
 from streamdet.config import Security
 from streamdet.errors import ConfigError, MissingError
-from streamdet.keys import check_private, credential
+from streamdet.keys import check_private, credential, stamp
 
 CERT_CREDENTIAL: Final = "tls.cert"
 KEY_CREDENTIAL: Final = "tls.key"
@@ -71,7 +71,7 @@ class Certificate:
             MissingError: one is not there.
             ConfigError: others may read the key, or they are not a certificate and its key.
         """
-        now = (_signature(self._cert), _signature(self._key))
+        now = (stamp(self._cert), stamp(self._key))
         if now == self._seen:
             return False
         self._seen = now
@@ -112,11 +112,3 @@ def client_context(authorities: Path | None) -> ssl.SSLContext:
         raise ConfigError.of("--ca", str(authorities), "a file of certificates (PEM)") from None
     context.minimum_version = OLDEST
     return context
-
-
-def _signature(path: Path) -> object:
-    try:
-        found = path.stat()
-    except OSError as error:
-        return error.errno
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

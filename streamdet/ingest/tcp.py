@@ -55,6 +55,8 @@ class PcmListener:
         self.name: Final = name
         self._numbers: Final = itertools.count(1)
         self._open: Final[set[_Connection]] = set()
+        self._left: Final = asyncio.Event()
+        """Set whenever the last connection ends."""
 
     @property
     def address(self) -> str:
@@ -76,11 +78,10 @@ class PcmListener:
         self._acceptor.stop()
         for connection in self._open:
             connection.hear_the_last()
-        until_s = time.monotonic() + LAST_S
-        while True:
-            if not self._open or time.monotonic() > until_s:
-                return
-            await asyncio.sleep(0.005)
+        self._left.clear()
+        if self._open:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._left.wait(), LAST_S)
 
     async def __aexit__(self, *error: object) -> None:
         """Let go of all connections; their streams stay open for the drain to end."""
@@ -112,6 +113,8 @@ class PcmListener:
             writer.write(f"ERROR {message}\n".encode())
         finally:
             self._open.discard(connection)
+            if not self._open:
+                self._left.set()
             writer.close()
 
 

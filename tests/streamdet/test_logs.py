@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamdet import logs
-from streamdet.errors import ProtocolError
 from streamdet.logs import (
     BURST,
     EVERY_S,
@@ -138,14 +137,6 @@ def test_a_trace_is_indented_lines_of_text_and_one_value_elsewhere():
     assert "ValueError" in json.loads(line)["trace"]
     (line,) = as_logfmt(Entry.of(failed()))
     assert "\n" not in line
-
-
-def test_a_stream_is_called_by_one_function_wherever_it_stands(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(logs, "stream_name", lambda stream: "h-" + str(len(stream)))
-    error = ProtocolError.of("stream", "alice", "an id that is not open already")
-    (line,) = as_text(entry(stream="alice", reason=error))
-    assert "alice" not in line
-    assert line.endswith("stream=h-5 reason=\"stream: 'h-5', expected an id that is not open already\"")
 
 
 # -- limits ----------------------------------------------------------------------------------------------------------
