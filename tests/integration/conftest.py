@@ -99,7 +99,9 @@ class Running(threading.Thread):
 
     def metric(self, name: str) -> float:
         """The sample of this name and labels; 0 where there is none yet."""
-        rows = (line.rsplit(" ", 1) for line in self.http("/metrics")[1].splitlines() if not line.startswith("#"))
+        status, page = self.http("/metrics")
+        assert status == 200, page
+        rows = (line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#"))
         return float(dict(rows).get(name, 0))
 
 
