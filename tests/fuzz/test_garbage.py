@@ -33,6 +33,10 @@ MEMORY_MAX_BYTES = 10_000_000
 # A line a second of each place in the code that has one to say, whatever comes; ten thousand lines would be a megabyte.
 LOG_MAX_BYTES = 100_000
 SAME_LLR = 1e-4
+# What a machine does that stops for two seconds: connections pile up, and each takes memory. Garbage that does harm
+# does it every time, so these alone are tried again.
+BUSY = {"skipped", "blocked", "memory"}
+TRIES = 3
 BROKEN = str(Path(__file__).parents[1] / "faults" / "broken.py")
 
 
@@ -183,15 +187,15 @@ def same(one: float | None, other: float | None) -> bool:
     return one == other or (one is not None and other is not None and abs(one - other) <= SAME_LLR)
 
 
-def tried(here: Party, connections: int) -> Trial:
+def tried(here: Party, connections: int, number: int = 0) -> Trial:
     served = here.served
-    with here.calls("quiet") as talk:
+    with here.calls(f"quiet{number}") as talk:
         talk.open()
         talk.open()
         quiet = talk.end()
     descriptors, memory, logged = served.descriptors(), served.memory(), served.log.stat().st_size
     cpu_s = served.cpu_s()
-    with here.calls("loud") as talk:
+    with here.calls(f"loud{number}") as talk:
         talk.open()
         with here.garbage(connections) as garbage:
             talk.open()
@@ -214,7 +218,21 @@ def tried(here: Party, connections: int) -> Trial:
 
 def test_a_thousand_connections_of_garbage_a_second_disturb_nobody(party):
     here = party()
-    trial = tried(here, CONNECTIONS)
+    for number in range(TRIES):
+        trial = tried(here, CONNECTIONS, number)
+        show(here, trial)
+        if not trial.complaints() & BUSY:
+            break
+    assert sum(report.connections for report in trial.reports) == CONNECTIONS
+    assert trial.complaints() == set()
+    quiet = f"quiet{number}-"
+    first = next(place for place, it in enumerate(here.recorder.verdicts()) if it.stream.startswith(quiet))
+    one_less = histories(without(list(here.recorder.heard), first + CALLS), quiet)
+    lost = trial.quiet._replace(account=account(one_less.values()))
+    assert trial._replace(loud=lost).complaints() == {"verdicts"}, "the control: a verdict that is missing is missed"
+
+
+def show(here: Party, trial: Trial) -> None:
     made = sum(report.connections for report in trial.reports)
     figure(
         "garbage",
@@ -235,11 +253,6 @@ def test_a_thousand_connections_of_garbage_a_second_disturb_nobody(party):
         descriptors=trial.descriptors,
         log_kb=trial.log_bytes / 1e3,
     )
-    assert made == CONNECTIONS
-    assert trial.complaints() == set()
-    one_less = histories(without(list(here.recorder.heard), CALLS), "quiet-")
-    lost = trial.quiet._replace(account=account(one_less.values()))
-    assert trial._replace(loud=lost).complaints() == {"verdicts"}, "the control: a verdict that is missing is missed"
 
 
 @pytest.mark.parametrize(
