@@ -25,8 +25,8 @@ class StreamdetError(Exception):
     exit_code: ClassVar[int] = 70
 
     def __str__(self) -> str:
-        """Give the line, whatever a peer or a file put into it; `in_one_line` says how."""
-        return in_one_line(super().__str__())
+        """Give the line, whatever a peer or a file put into it; `printable` says how."""
+        return printable(super().__str__())
 
     @classmethod
     def of(cls, field: str, value: object, expected: str) -> Self:
@@ -95,6 +95,7 @@ class BundleError(RefusedError):
 # Long enough to recognise a value, short enough for one log line.
 SHOWN_CHARS = 80
 # Above any message of ours, with a path and every key of a section in it; what is longer repeats what it was given.
+# A field's value in the log has as many.
 LINE_CHARS = 1000
 
 
@@ -107,16 +108,21 @@ def shown(value: object) -> str:
     return _cut(text, SHOWN_CHARS)
 
 
-def in_one_line(text: str) -> str:
-    """Return `text` as a log can take it: printable, escaped where it is not, and at most `LINE_CHARS` long.
+def printable(text: str, most: int = LINE_CHARS, allowed: str = "") -> str:
+    """Return `text` escaped where it is not printable, and from the middle cut to `most` characters.
 
     Messages quote names and keys as others wrote them. With a newline, the colour code of a terminal or a letter that
     turns the writing direction, a peer could write lines of its own into our log.
+
+    Args:
+        text: whatever it is.
+        most: characters, after escaping too.
+        allowed: letters that stay although they are not printable.
     """
-    text = _cut(text, LINE_CHARS)  # first, since escaping makes it up to ten times as long
+    text = _cut(text, most)  # first, since escaping makes it up to ten times as long
     if not text.isprintable():
-        text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
-    return _cut(text, LINE_CHARS)
+        text = "".join(sign if sign.isprintable() or sign in allowed else ascii(sign)[1:-1] for sign in text)
+    return _cut(text, most)
 
 
 def _cut(text: str, most: int) -> str:

@@ -20,6 +20,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from streamdet.errors import printable
+
 LogFormat = Literal["text", "logfmt", "json"]
 Lost = Literal["limit", "full", "disk"]
 
@@ -30,8 +32,7 @@ EVERY_S: Final = 10.0
 WAITING_MAX: Final = 1000
 # At the end of the process, for what still waits; a reader that is gone must not hold up a restart.
 FLUSH_S: Final = 1.0
-# Long enough for the message of any error, short enough for a journal's line (48 kB) with many fields.
-VALUE_CHARS: Final = 1000
+# Some dozens of lines of a traceback, whose ends tell most; with many fields still short of a journal's line (48 kB).
 TRACE_CHARS: Final = 8000
 # sd-daemon(3): what journald makes a priority of.
 PRIORITIES: Final = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
@@ -67,7 +68,7 @@ class Entry(msgspec.Struct, frozen=True):
         trace = ""
         if record.exc_info and record.exc_info[0] is not None:
             trace = logging.Formatter().formatException(record.exc_info)
-        return cls(record.created, record.levelno, record.name, _plain(record.getMessage()), values, trace)
+        return cls(record.created, record.levelno, record.name, printable(record.getMessage()), values, trace)
 
 
 # -- forms -----------------------------------------------------------------------------------------------------------
@@ -76,19 +77,19 @@ class Entry(msgspec.Struct, frozen=True):
 def as_text(entry: Entry) -> list[str]:
     """For people: no time, since a journal and a terminal have their own."""
     head = f"{logging.getLevelName(entry.level)} {entry.logger}: {entry.message}"
-    rest = [f"  {_plain(line)}" for line in entry.trace.splitlines()]
+    rest = [f"  {printable(line)}" for line in entry.trace.splitlines()]
     return [" ".join([head, *_pairs(entry.fields)]), *rest]
 
 
 def as_logfmt(entry: Entry) -> list[str]:
     """`key=value` in one line, for Loki and grep."""
-    trace = {"trace": _plain(entry.trace, "\n", TRACE_CHARS)} if entry.trace else {}
+    trace = {"trace": printable(entry.trace, TRACE_CHARS, "\n")} if entry.trace else {}
     return [" ".join(_pairs(_head(entry) | dict(entry.fields) | trace))]
 
 
 def as_json(entry: Entry) -> list[str]:
     """One object, for everything that reads JSON; numbers stay numbers."""
-    trace = {"trace": _plain(entry.trace, "\n", TRACE_CHARS)} if entry.trace else {}
+    trace = {"trace": printable(entry.trace, TRACE_CHARS, "\n")} if entry.trace else {}
     return [msgspec.json.encode(_head(entry) | dict(entry.fields) | trace).decode()]
 
 
@@ -115,19 +116,8 @@ def _value(value: object) -> str | int | float | bool | None:
     if isinstance(value, bytes | bytearray | memoryview):
         return f"{len(value)} bytes"
     if isinstance(value, str | os.PathLike | Exception):
-        return _plain(str(value))
+        return printable(str(value))
     return f"a {type(value).__name__}"
-
-
-def _plain(text: str, allowed: str = "", most: int = VALUE_CHARS) -> str:
-    """Escape what a terminal or a parser of lines could take for something else; a long text loses its middle."""
-    if len(text) > most:
-        text = f"{text[: most // 2]}…{text[-most // 2 :]}"
-    if text.isprintable():
-        return text
-    return "".join(
-        sign if sign.isprintable() or sign in allowed else sign.encode("unicode_escape").decode() for sign in text
-    )
 
 
 # -- limits ----------------------------------------------------------------------------------------------------------

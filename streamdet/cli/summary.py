@@ -5,10 +5,8 @@ from typing import Any, Final
 
 from rich.text import Text
 
-# Scoring that is this busy has no room for a burst: at 1 windows are skipped.
-BUSY: Final = 0.8
-# A loop that is this late (ms) makes every verdict so much later.
-LATE_MS: Final = 100.0
+from streamdet.doctor.service import BUSY, LATE_MS
+
 # Of the descriptors that may be open: beyond this, connections will soon be refused.
 FULL: Final = 0.8
 

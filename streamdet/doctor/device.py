@@ -78,7 +78,5 @@ def _saves(path: Path) -> bool:
 
 def _quota_cores(machine: Machine) -> float | None:
     """Cores that our cgroup (v2) may use; None without a limit."""
-    group = machine.text("/proc/self/cgroup").rpartition("::")[2].strip()
-    limit = machine.text(f"/sys/fs/cgroup{group}/cpu.max") or machine.text("/sys/fs/cgroup/cpu.max")
-    quota, _, period = limit.strip().partition(" ")
+    quota, _, period = machine.cgroup("cpu.max").partition(" ")
     return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None

@@ -102,6 +102,11 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
         except OSError:
             return ""
 
+    def cgroup(self, name: str) -> str:
+        """Content of a file of our cgroup (v2), or of the topmost that we see; empty where there is none."""
+        group = self.text("/proc/self/cgroup").rpartition("::")[2].strip()
+        return (self.text(f"/sys/fs/cgroup{group}/{name}") or self.text(f"/sys/fs/cgroup/{name}")).strip()
+
     def glob(self, pattern: str) -> list[Path]:
         """Paths of the system that look like this."""
         return sorted(self.root.glob(pattern.lstrip("/")))

@@ -87,8 +87,7 @@ def _kib(text: str) -> int | None:
 
 
 def _cgroup_limit(machine: Machine) -> int | None:
-    group = machine.text("/proc/self/cgroup").rpartition("::")[2].strip()
-    text = (machine.text(f"/sys/fs/cgroup{group}/memory.max") or machine.text("/sys/fs/cgroup/memory.max")).strip()
+    text = machine.cgroup("memory.max")
     return int(text) if text.isdigit() else None
 
 

@@ -7,8 +7,9 @@ from streamdet.doctor.finding import Finding, Machine, fail, ok, warn
 
 UNIT: Final = "streamdet.service"
 PROPERTIES: Final = "LoadState,ActiveState,SubState,Result,NRestarts,UnitFileState"
-# As `streamdet status` colours them.
+# Scoring that is this busy has no room for a burst: at 1 windows are skipped. Places run out likewise.
 BUSY: Final = 0.8
+# A loop that is this late (ms) makes every verdict so much later.
 LATE_MS: Final = 100.0
 READ_THE_LOG: Final = f"journalctl -u {UNIT} -n 50"
 

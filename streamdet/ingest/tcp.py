@@ -95,8 +95,8 @@ class PcmListener:
     async def _serve(self, arrival: Arrival) -> None:
         # A stream whose sender gave no name is called by its address, or by a number where there is none.
         peer = f"pcm-{arrival.peer}" if arrival.peer else f"pcm-unix-{next(self._numbers)}"
-        ear, writer = await arrival.ear(READ_BYTES)
-        connection = _Connection(self, arrival, writer, self.name(peer))
+        ear, transport = await arrival.ear(READ_BYTES)
+        connection = _Connection(self, arrival, transport, self.name(peer))
         self._open.add(connection)
         try:
             await connection.serve(ear)
@@ -104,24 +104,24 @@ class PcmListener:
             self.metrics.refused("pcm", error)
             log.warning("refused", extra=fields(stream=connection.stream, reason=error))
             # Somebody with nc should not have to look into our log; a stranger learns nothing.
-            writer.write(f"ERROR {DENIED if connection.strange else error}\n".encode())
+            transport.write(f"ERROR {DENIED if connection.strange else error}\n".encode())
         except asyncio.CancelledError:
             if arrival.cut_for is None:
                 raise
             message = connection.cut_off(arrival.cut_for)
             log.info("cut off", extra=fields(stream=connection.stream, reason=message))
-            writer.write(f"ERROR {message}\n".encode())
+            transport.write(f"ERROR {message}\n".encode())
         finally:
             self._open.discard(connection)
             if not self._open:
                 self._left.set()
-            writer.close()
+            transport.close()
 
 
 class _Connection:
     """One stream on its way in."""
 
-    def __init__(self, listener: PcmListener, arrival: Arrival, writer: asyncio.Transport, peer: str) -> None:
+    def __init__(self, listener: PcmListener, arrival: Arrival, transport: asyncio.Transport, peer: str) -> None:
         self.stream = peer
         self._name = listener.name
         self._engine = listener.engine
@@ -130,7 +130,7 @@ class _Connection:
         self._tokens = listener.tokens
         self._pass: Pass | None = None
         self._arrival = arrival
-        self._writer = writer
+        self._transport = transport
         self._form = listener.form
         self._parser = PcmParser(self._form)
         self._room = asyncio.Event()
@@ -175,7 +175,7 @@ class _Connection:
         self._last = True
         with (
             contextlib.suppress(OSError),
-            socket.socket(fileno=os.dup(self._writer.get_extra_info("socket").fileno())) as same,
+            socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno())) as same,
         ):
             same.shutdown(socket.SHUT_RD)
 
@@ -246,7 +246,7 @@ class _Connection:
         self._least_bytes = round(LEAST_S * self._form.rate_hz) * self._form.block_bytes
         self._arrival.admit(time.monotonic() + self._limits.idle_s)
         if opening.answer:
-            self._writer.write(b"OK\n")
+            self._transport.write(b"OK\n")
 
     @property
     def _owner(self) -> str | None:

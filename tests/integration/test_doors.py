@@ -186,8 +186,7 @@ def test_a_change_of_the_clients_that_does_not_concern_a_call_leaves_it_alone(se
     connection = call(running.addresses["pcm.0"], line("a", token=SEND) + HOP)
     client.verdict(1.0)
     revoke(clients, "scraper")
-    while len(list(running.daemon_._clients)) > 1:
-        time.sleep(0.01)
+    wait_for(lambda: len(list(running.daemon_._clients)) == 1)
     connection.sendall(HOP)
     client.verdict(2.0)
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamdet import logs
+from streamdet.errors import LINE_CHARS, printable
 from streamdet.logs import (
     BURST,
     EVERY_S,
@@ -100,14 +101,14 @@ def test_nobody_can_forge_a_line_or_reach_the_terminal(form: Callable[[Entry], l
 def test_logfmt_can_be_read_back(value: str):
     (line,) = as_logfmt(entry(reason=value))
     _, _, text = line.partition(" reason=")
-    assert (json.loads(text) if text.startswith('"') else text) == logs._plain(value)
+    assert (json.loads(text) if text.startswith('"') else text) == printable(value)
 
 
 def test_a_long_value_loses_its_middle():
     (line,) = as_text(entry(reason="a" + "b" * 5000 + "c"))
     assert "abbb" in line
     assert line.endswith("bbbc")
-    assert len(line) < 2 * logs.VALUE_CHARS
+    assert len(line) < 2 * LINE_CHARS
 
 
 @pytest.mark.parametrize("audio", [b"\x11\x22" * 800, bytearray(b"\x11\x22" * 800), memoryview(b"\x11\x22" * 800)])
