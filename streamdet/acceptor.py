@@ -116,6 +116,11 @@ class Arrival:
         """When it came, or last began to wait for somebody to say what they want (s on the loop's clock)."""
         self.deadline_s = math.inf
         """May be moved with every read: it is only looked at when it seems to have come."""
+        self.excused: Callable[[], bool] = lambda: False
+        """Whether its silence is no fault of its own just now..."""
+        self.excused_s = 0.0
+        """...and how long it has from the end of that (s), or up to LOOK_S more."""
+        self._was_excused = False
         self.cut_for: Cut | None = None
         """Why it was cut off, where it was."""
 
@@ -154,6 +159,9 @@ class Arrival:
             self._timer.cancel()
             if (stopped_s := now_s - self._due_s) > LATE_S:
                 self.deadline_s = max(self.deadline_s + stopped_s, now_s + LATE_S)
+        if (excused := self.excused()) or self._was_excused:
+            self.deadline_s = max(self.deadline_s, now_s + self.excused_s)
+        self._was_excused = excused
         if now_s >= self.deadline_s:
             self.cut("slow")
             return

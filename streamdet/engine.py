@@ -139,6 +139,10 @@ class Engine:
         found = self._streams.get(stream)
         return found is not None and opened in (None, found.opened)
 
+    def is_paused(self, stream: str) -> bool:
+        """Whether a stream of this id is open and its audio is dropped."""
+        return stream in self._streams and self._streams[stream].paused
+
     def hop_bytes(self, form: AudioFormat) -> int:
         """The most that one frame of this format may hold: one hop of all channels."""
         audio = self._manifest.audio

@@ -245,6 +245,9 @@ class _Connection:
         self.stream, self._form = stream, opening.format
         self._least_bytes = round(LEAST_S * self._form.rate_hz) * self._form.block_bytes
         self._arrival.admit(time.monotonic() + self._limits.idle_s)
+        # A paused call may be silent: some recorders stop sending as well.
+        self._arrival.excused = lambda: self._is_open() and self._engine.is_paused(self.stream)
+        self._arrival.excused_s = self._limits.idle_s
         if opening.answer:
             self._transport.write(b"OK\n")
 

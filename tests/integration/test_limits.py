@@ -41,6 +41,23 @@ def test_a_call_that_falls_silent_is_closed_as_idle(serve, meet, dial):
     assert (close.detail["reason"], close.detail["seconds"], close.detail["windows"]) == ("idle", 1.0, 1)
 
 
+def test_a_paused_call_may_be_silent_and_has_its_time_again_afterwards(serve, meet, dial):
+    running = serve(limits={"idle_s": IDLE_S})
+    client, connection, other = meet(running.addresses), *(dial(running.addresses["pcm.0"]) for _ in range(2))
+    connection.sendall(b'STREAMDET {"stream": "a"}\n' + HOP)
+    client.event("open", "a")
+    assert client.ask(op="pause", stream="a")["ok"]
+    for _ in range(2):  # calls that are not paused, begun after it, are closed meanwhile
+        other.sendall(b'STREAMDET {"stream": "b"}\n' + HOP)
+        assert told(other).startswith("ERROR")
+        other = dial(running.addresses["pcm.0"])
+    assert client.ask(op="resume", stream="a")["ok"]
+    connection.sendall(HOP)
+    assert client.event("resumed", "a").at_s == 1.0
+    close = client.event("close", "a")
+    assert (close.detail["reason"], close.detail["seconds"]) == ("idle", 2.0)
+
+
 def test_a_byte_now_and_then_is_silence_and_a_tenth_of_a_second_is_not(serve, meet, dial):
     running = serve(limits={"idle_s": IDLE_S})
     client, trickling, calling = meet(running.addresses), *(dial(running.addresses["pcm.0"]) for _ in range(2))
