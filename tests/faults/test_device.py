@@ -20,7 +20,7 @@ DEVICE = 71
 
 
 class Caller:
-    """Sends whole seconds, ordinary or loud, as fast as a test wants."""
+    """Sends seconds, ordinary or loud, as fast as a test wants; a shorter one is the last of its stream."""
 
     def __init__(self, address: str) -> None:
         self._context = zmq.Context()
@@ -29,10 +29,10 @@ class Caller:
         self._push.connect(address)
         self._seconds: dict[str, int] = {}
 
-    def say(self, stream: str, *, loud: bool = False) -> None:
+    def say(self, stream: str, *, loud: bool = False, seconds: float = 1.0) -> None:
         at = self._seconds.get(stream, 0)
         self._seconds[stream] = at + 1
-        second = (bundles.loud if loud else bundles.ordinary)(1.0)
+        second = (bundles.loud if loud else bundles.ordinary)(seconds)
         frame = Frame(stream, FORM, encode(second, "s16le"), start=at * bundles.RATE_HZ)
         self._push.send_multipart(frames.build(frame))
 
@@ -147,6 +147,18 @@ def test_sigterm_ends_a_daemon_whose_run_hangs_within_its_drain(serve, record, c
     wait_for(lambda: closes(recorder, "drain") == {"good", "bad"})
     (lost,) = [event for event in recorder.events("close") if event.stream == "bad"]
     assert (lost.detail["windows"], lost.detail["skipped"]) == (1, 1)
+
+
+def test_sigterm_ends_a_daemon_whose_very_last_run_hangs(serve, record, caller, hanging):
+    """It begins in the drain, with the rest of a stream that ends there: nobody can tell it from one that is slow."""
+    served = serve(bundle=hanging, scoring={"deadline_s": 3600}, daemon={"drain_timeout_s": 1.5})
+    recorder, call = record(served), caller(served)
+    call.say("rest", loud=True, seconds=0.6)
+    wait_for(lambda: recorder.events("open"))
+    served.signal(signal.SIGTERM)
+    assert served.wait() == 0
+    assert "drain took too long" in served.said()
+    wait_for(lambda: closes(recorder, "drain") == {"rest"})
 
 
 def test_a_run_that_fails_costs_its_window_and_is_told(serve, record, caller, failing):
