@@ -5,7 +5,6 @@ uvloop's, callers whose connections are accepted and closed at once. Here they w
 """
 
 import asyncio
-import contextlib
 import errno
 import logging
 import math
@@ -364,8 +363,7 @@ def _bound_unix(field: str, path: Path) -> socket.socket:
     """Bind where nothing is or a stale socket, and refuse what is no socket, and one that answers."""
     if path.exists() and not path.is_socket():
         raise ConfigError.of(field, f"unix:{path}", "a path that is free or a socket")
-    with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
-        probe.connect(str(path))
+    if _answers(path):
         raise UnreachableError.of(field, f"unix:{path}", "a free address: another process listens there")
     path.unlink(missing_ok=True)
     sock = socket.socket(socket.AF_UNIX)
@@ -378,6 +376,13 @@ def _bound_unix(field: str, path: Path) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _answers(path: Path) -> bool:
+    """Whether somebody listens at a path; where callers wait in a full queue, this one would for ever."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        return probe.connect_ex(str(path)) in (0, errno.EAGAIN)
 
 
 def _path(address: str) -> Path:

@@ -1,6 +1,7 @@
 """Connections: who gets a place, who is pushed out, who waits, and what happens where none can be accepted."""
 
 import asyncio
+import contextlib
 import errno
 import socket
 import time
@@ -293,3 +294,23 @@ def test_a_stale_unix_socket_is_replaced_and_any_other_file_is_not(run, tmp_path
 
     run(within(Serving(f"unix:{stale}"), test))
     assert other.read_text() == "mine"
+
+
+def test_a_unix_socket_whose_queue_is_full_is_somebody_elses(run, tmp_path):
+    """A daemon that was stopped, and callers who wait for it: the next one must not wait in line behind them."""
+    path = tmp_path / "s"
+
+    async def test() -> None:
+        with pytest.raises(UnreachableError, match="another process listens there"):
+            await Serving(f"unix:{path}").acceptor.__aenter__()
+
+    with socket.socket(socket.AF_UNIX) as stopped, contextlib.ExitStack() as callers:
+        stopped.bind(str(path))
+        stopped.listen(0)
+        full = False
+        while not full:
+            caller = callers.enter_context(socket.socket(socket.AF_UNIX))
+            caller.setblocking(False)
+            full = caller.connect_ex(str(path)) == errno.EAGAIN
+        run(test())
+    assert path.is_socket()
