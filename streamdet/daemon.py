@@ -5,6 +5,7 @@ One event loop owns all state. The threads of the pump make windows ready and ru
 
 import asyncio
 import logging
+import math
 import os
 import signal
 import sys
@@ -39,7 +40,7 @@ from streamdet.publish import Publisher
 from streamdet.pump import first_line
 from streamdet.records import AudioFormat, Event, Notice, Verdict
 from streamdet.reload import Candidate, Changes, in_thread, loading, merge, prepare
-from streamdet.scoring import Scoring, load
+from streamdet.scoring import Loaded, Scoring, load
 from streamdet.sockets import ZmqSocket, asks_for_keys, check_endpoints
 from streamdet.watch import Overdue, Watch, end_process
 
@@ -161,9 +162,11 @@ class Daemon:
             http = HttpServer(door, self._metrics, lambda: self.ready, config.limits)
             self.addresses["http"] = (await stack.enter_async_context(http)).address
         self.engine = self._engine(loaded)  # before the model: what it refuses, it refuses at once
-        model = await asyncio.to_thread(load, loaded, config.scoring)
-        self._bundle, self._model = loaded, model
         self._scoring = Scoring(self.engine, self._health, self._metrics.failed, self._broke)
+        model = await self._load(loaded)
+        if model is None:
+            return  # there is nothing to drain yet
+        self._bundle, self._model = loaded, model
         self._watch = stack.enter_context(Watch(lambda: self._scoring.pumps, self._hung))
         await stack.enter_async_context(self._scoring)
         control = Control(config.endpoints.control, self.engine, self._publisher, self._report, self._name, self.reload)
@@ -173,6 +176,17 @@ class Daemon:
         stack.push_async_callback(self._drain)
         if not self.stopping:
             await self._listen(stack)
+
+    async def _load(self, loaded: bundle.Bundle) -> Loaded | None:
+        """Load the model; None where somebody lost patience, since nobody knows how long it would still take."""
+        loading = asyncio.create_task(in_thread(partial(load, loaded, self.config.scoring), within_s=math.inf))
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
+            return loading.result() if loading.done() else None
+        finally:
+            loading.cancel()
+            stopping.cancel()
 
     async def _listen(self, stack: AsyncExitStack) -> None:
         """Open the ears, last of all."""

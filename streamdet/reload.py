@@ -157,8 +157,12 @@ def same_model(one: Manifest, other: Manifest) -> bool:
     return (one.files, one.audio, one.model) == (other.files, other.audio, other.model)
 
 
-async def in_thread(work: Callable[[], T]) -> T:
-    """Do `work` in a thread that nobody waits for at the end of the process, for LOAD_S at the most.
+async def in_thread(work: Callable[[], T], *, within_s: float | None = None) -> T:
+    """Do `work` in a thread that nobody waits for at the end of the process.
+
+    Args:
+        work: what takes its time.
+        within_s: at most so long (s); LOAD_S where nothing is said.
 
     Raises:
         BundleError: it takes longer.
@@ -185,10 +189,10 @@ async def in_thread(work: Callable[[], T]) -> T:
 
     threading.Thread(target=call, name=THREAD, daemon=True).start()
     try:
-        async with asyncio.timeout(LOAD_S):
+        async with asyncio.timeout(allowed_s := LOAD_S if within_s is None else within_s):
             return await done
     except TimeoutError:
-        raise BundleError.of("reload (s)", LOAD_S, "a model that is loaded and warmed up by then") from None
+        raise BundleError.of("reload (s)", allowed_s, "a model that is loaded and warmed up by then") from None
 
 
 def loading() -> bool:

@@ -55,6 +55,11 @@ def hanging(path: Path) -> Bundle:
     return _saved(path, "hanging", HANGING)
 
 
+def endless(path: Path) -> Bundle:
+    """Write a bundle whose runs never come back, the first of its warm-up included."""
+    return _saved(path, "endless", HANGING.replace("Where(is_loud, forever, never)", "Identity(forever)"))
+
+
 def failing(path: Path) -> Bundle:
     """Write a bundle whose runs fail on loud windows."""
     return _saved(path, "failing", FAILING)

@@ -1,5 +1,6 @@
 """A model that hangs or fails: the daemon notices, says so, and ends where nothing else helps."""
 
+import contextlib
 import itertools
 import signal
 import socket
@@ -13,7 +14,7 @@ from streamdet.audio import encode
 from streamdet.records import AudioFormat, Frame
 from streamdet.wire import frames
 from tests.faults import bundles
-from tests.faults.harness import PATIENCE_S, figure, wait_for
+from tests.faults.harness import PATIENCE_S, Served, figure, wait_for
 
 FORM = AudioFormat(bundles.RATE_HZ, "s16le")
 DEVICE = 71
@@ -194,3 +195,23 @@ def test_three_failed_runs_in_a_row_end_the_process(serve, record, caller, faili
     wait_for(lambda: closes(recorder, "drain") == {"good", "bad"})
     (failure,) = notices(recorder)
     assert "runs that failed in a row: 3" in failure["error"]
+
+
+def test_sigterm_ends_a_daemon_whose_model_is_still_loading(tmp_path):
+    """It is the first that hangs here; one of gigabytes takes longer, too, than systemd waits."""
+    served = Served(tmp_path / "loading", bundles.endless(tmp_path / "endless").path)
+    try:
+        served.start()
+        wait_for(lambda: answers(served), why="for a daemon that loads")
+        begun_s = time.monotonic()
+        served.signal(signal.SIGTERM)
+        assert served.wait() == 0
+        figure("loading-sigterm", ended_s=time.monotonic() - begun_s)
+        assert "ready" not in served.said()
+    finally:
+        served.close()
+
+
+def answers(served):
+    with contextlib.suppress(OSError):
+        return served.http("/livez")[0] == 200
