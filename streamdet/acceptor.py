@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 from streamdet.activation import address_of
+from streamdet.addresses import SECURE, host_and_port, taken
 from streamdet.config import Limits
 from streamdet.doors import Door, Doorway
 from streamdet.ear import Ear
 from streamdet.errors import ConfigError, UnreachableError
 from streamdet.logs import fields
 from streamdet.metrics import Metrics
-from streamdet.sockets import SECURE, host_and_port, taken
 from streamdet.tls import GOODBYE_S
 
 log = logging.getLogger(__name__)

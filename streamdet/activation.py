@@ -10,9 +10,9 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import Final, Self
 
+from streamdet.addresses import SECURE
 from streamdet.config import Endpoints
 from streamdet.errors import ConfigError
-from streamdet.sockets import SECURE
 
 # Where the descriptors begin: after stdin, stdout and stderr (SD_LISTEN_FDS_START).
 FIRST_FD: Final = 3

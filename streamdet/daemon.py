@@ -1,4 +1,4 @@
-"""The daemon: wiring, signals, and an ordered start and end.
+"""The daemon: wiring, and an ordered start and end.
 
 One event loop owns all state. The threads of the pump make windows ready and run the model.
 """
@@ -6,21 +6,15 @@ One event loop owns all state. The threads of the pump make windows ready and ru
 import asyncio
 import logging
 import math
-import os
-import signal
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence, Set
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, TypeVar
 
-import uvloop
-import zmq
-
-from streamdet import bundle, logs, pseudonyms, secrecy
-from streamdet.acceptor import open_more_files
+from streamdet import bundle, logs, pseudonyms
 from streamdet.activation import Inherited
+from streamdet.addresses import asks_for_keys, check_endpoints
 from streamdet.config import Config
 from streamdet.control import Control
 from streamdet.doors import Doors
@@ -39,9 +33,9 @@ from streamdet.notify import reloading as notify_reloading
 from streamdet.publish import Publisher
 from streamdet.pump import first_line
 from streamdet.records import AudioFormat, Event, Notice, Verdict
-from streamdet.reload import Candidate, Changes, in_thread, loading, merge, prepare
+from streamdet.reload import Candidate, Changes, hanging, in_thread, loading, merge, prepare
 from streamdet.scoring import Loaded, Scoring, load
-from streamdet.sockets import ZmqSocket, asks_for_keys, check_endpoints
+from streamdet.sockets import ZmqSocket
 from streamdet.watch import Overdue, Watch, end_process
 
 log = logging.getLogger(__name__)
@@ -55,10 +49,6 @@ FETCH_S: Final = 0.25
 # A tick that comes so much too late: the process was stopped, or its machine, and the frames that wait must be heard
 # before anybody is called silent.
 AWAY_S: Final = 1.0
-# A thread that waits for the interpreter asks whoever has it to give way after this long. With Python's own 5 ms a loop
-# that is busy with frames makes a batch twenty times as long, since each step of its preparation waits for its turn;
-# and the other way round. Nothing is lost where nobody waits.
-SWITCH_S: Final = 1e-4
 
 
 class Daemon:
@@ -319,14 +309,19 @@ class Daemon:
     async def _reload_in_turn(self) -> Notice:
         async with self._reloading:
             self._next_reload = None
-            notify_reloading()
+            if not self.stopping:
+                notify_reloading()
             notice = await self._reload()
-            notify(READY=1)
+            if not self.stopping:
+                notify(READY=1)
             return notice
 
     async def _reload(self) -> Notice:
         before, changes, error = self.engine.model_id, Changes((), ()), None
         try:
+            self._check_going_on()
+            if hanging():
+                raise RefusedError("reload: the model of an earlier one hangs, expected a restart")
             found = await in_thread(partial(prepare, self._given, self.config, self._read, self._model, self._bundle))
             self._take_over(found)
             changes = found.changes
@@ -347,10 +342,13 @@ class Daemon:
         self._tell_reload(notice)
         return notice
 
-    def _take_over(self, found: Candidate) -> None:
-        """Let it be in force, between two batches: nothing here waits."""
+    def _check_going_on(self) -> None:
         if self.stopping:
             raise RefusedError("reload: the daemon is ending, expected it to go on")
+
+    def _take_over(self, found: Candidate) -> None:
+        """Let it be in force, between two batches: nothing here waits."""
+        self._check_going_on()
         config = found.config
         self.engine.change(found.bundle.manifest, time.monotonic(), **_for_engine(config))
         self._given = merge(self._given, config, found.changes.live)
@@ -438,88 +436,3 @@ def _for_engine(config: Config) -> dict[str, Any]:
         "min_window_s": config.scoring.min_window_s,
         "adaptive": config.scoring.hop == "adaptive",
     }
-
-
-def run(config: Config, read: Callable[[], Config] | None = None) -> int:
-    """Run the daemon in the foreground until a signal ends it; a second one ends the process at once, with code 130.
-
-    Args:
-        config: the settings.
-        read: reads them again, when SIGHUP or a control request asks for it.
-
-    Returns:
-        the process's exit code: 0, after a drain.
-
-    Raises:
-        StreamdetError: it could not start, or scoring broke.
-    """
-    logs.start(config.daemon.log_format, config.daemon.log_level)
-    if config.daemon.dumpable:
-        log.warning("daemon.dumpable: core dumps and tracers can see the calls' audio")
-    else:
-        secrecy.forbid_dumps()
-    secrecy.overwrite_freed()
-    sys.setswitchinterval(SWITCH_S)
-    open_more_files()
-    try:
-        at_work = uvloop.run(_run(config, read))
-    except DeviceError as error:
-        _leave(error.exit_code)
-    except MemoryError:
-        _leave_without_memory()
-    finally:
-        logs.flush()
-    if at_work:
-        _leave(0)
-    # Closed sockets still hold messages, which would die with the process; this waits for them, LINGER_MS at most.
-    zmq.Context.instance().term()
-    return 0
-
-
-def _unexpected(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Hear of an error that a callback of the loop did not expect; one for want of memory ends the process.
-
-    What was half done then is in no state to go on with, and a drain wants memory too.
-    """
-    if isinstance(context.get("exception"), MemoryError):
-        _leave_without_memory()
-    loop.default_exception_handler(context)
-
-
-def _leave_without_memory() -> NoReturn:
-    log.critical("no memory left: ending, to be started again")
-    logs.flush()
-    os._exit(DeviceError.exit_code)
-
-
-def _leave(code: int) -> NoReturn:
-    """End the process whatever its threads are at, and without what a broken device would make of an orderly end."""
-    zmq.Context.instance().term()
-    logs.flush()
-    os._exit(code)
-
-
-async def _run(config: Config, read: Callable[[], Config] | None = None) -> bool:
-    """Serve; return whether a thread is still at work."""
-    daemon = Daemon(config, Inherited.of_environment(), read=read)
-    loop = asyncio.get_running_loop()
-    loop.set_exception_handler(_unexpected)
-
-    def interrupted() -> None:
-        if daemon.stopping:
-            # The second signal: somebody is in a hurry. A thread that hangs in a run can be ended in no other way.
-            log.warning("ended before the drain was over")
-            logs.flush()
-            os._exit(130)
-        daemon.stop()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, interrupted)
-    loop.add_signal_handler(signal.SIGHUP, daemon.hang_up)
-    await daemon.serve(_announce)
-    return daemon.at_work
-
-
-def _announce() -> None:
-    notify(READY=1)
-    log.info("ready")

@@ -10,11 +10,11 @@ from typing import Final, Literal
 
 import msgspec
 
+from streamdet.addresses import SECURE, asks_for_keys, is_local
 from streamdet.config import Security
 from streamdet.errors import ConfigError, StreamdetError
 from streamdet.keys import Clients, Role
 from streamdet.logs import fields
-from streamdet.sockets import SECURE, asks_for_keys, is_local
 from streamdet.tls import Certificate
 from streamdet.tokens import Tokens
 

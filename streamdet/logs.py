@@ -203,10 +203,10 @@ class LogWriter(logging.Handler):
 
     def tick(self) -> None:
         """Tell, once a second, of lines that were held back or lost; nobody else would, if nothing more happens."""
-        self.acquire()
-        for record in self._limiter.due():
-            self._put(record)
-        self.release()
+        assert self.lock is not None
+        with self.lock:
+            for record in self._limiter.due():
+                self._put(record)
         lost = LOST["full"] + LOST["disk"]
         if lost > self._told and self._waiting.empty():
             logging.getLogger(__name__).warning("log lines were lost", extra=fields(lines=lost - self._told))

@@ -19,9 +19,10 @@ def notify(**fields: str | int) -> bool:
     message = "\n".join(f"{name}={value}" for name, value in fields.items())
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         try:
-            sock.sendto(message.encode(), address)
+            # A manager that hangs behind a full queue must not stop every call; a sign of life is followed by another.
+            sock.sendto(message.encode(), 0 if "READY" in fields else socket.MSG_DONTWAIT, address)
         except OSError:
-            return False  # the manager is restarting: nothing that a daemon should fall over
+            return False  # it hangs or restarts: nothing that a daemon should fall over
     return True
 
 

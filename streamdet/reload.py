@@ -57,6 +57,7 @@ LOAD_S: Final = 180.0
 # 1e-4 in a score. What differs more is not the same model any more, whatever its hash says.
 PARITY: Final = 5e-3
 THREAD: Final = "reload"
+GIVEN_UP: Final = "reload, given up"
 
 
 class Changes(msgspec.Struct, frozen=True):
@@ -187,17 +188,26 @@ async def in_thread(work: Callable[[], T], *, within_s: float | None = None) -> 
         with contextlib.suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(tell, result, failure)
 
-    threading.Thread(target=call, name=THREAD, daemon=True).start()
+    thread = threading.Thread(target=call, name=THREAD, daemon=True)
+    thread.start()
     try:
         async with asyncio.timeout(allowed_s := LOAD_S if within_s is None else within_s):
             return await done
     except TimeoutError:
+        if not done.cancelled():
+            raise  # of the work itself: a file system over the network
+        thread.name = GIVEN_UP
         raise BundleError.of("reload (s)", allowed_s, "a model that is loaded and warmed up by then") from None
 
 
 def loading() -> bool:
     """Whether a thread of ours is still at work."""
-    return any(thread.name == THREAD for thread in threading.enumerate())
+    return any(thread.name in (THREAD, GIVEN_UP) for thread in threading.enumerate())
+
+
+def hanging() -> bool:
+    """Whether one is, although nobody waits for it any more."""
+    return any(thread.name == GIVEN_UP for thread in threading.enumerate())
 
 
 def _value(config: Config, name: str) -> object:

@@ -1,18 +1,16 @@
 """What every ZeroMQ socket of the daemon shares: limits, binding, and reading from within the event loop."""
 
 import asyncio
-import ipaddress
 import logging
 import socket
 from collections.abc import Callable
 from typing import Final, Protocol, Self, cast
-from urllib.parse import urlsplit
 
 import zmq
 
-from streamdet.config import Config, Limits, Security
+from streamdet.addresses import taken
+from streamdet.config import Limits
 from streamdet.connections import Connections, Peer, most
-from streamdet.errors import ConfigError, UnreachableError
 from streamdet.logs import fields
 from streamdet.metrics import Cut, Endpoint, Metrics
 
@@ -44,10 +42,6 @@ def notice_silence(socket: "zmq.Socket[bytes]") -> None:
     socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, KEEPALIVE_S)
     socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, KEEPALIVE_PROBES)
     socket.setsockopt(zmq.TCP_MAXRT, UNANSWERED_MS)
-
-
-# The scheme of an address that speaks TLS, wherever it is.
-SECURE: Final = {"endpoints.pcm": "tls", "endpoints.http": "https"}
 
 
 class Gate(Protocol):
@@ -140,7 +134,7 @@ class ZmqSocket:
         except zmq.ZMQError as error:
             self._connections.close()
             self._socket.close()
-            raise _bind_error(self._field, self.address, error.errno, str(error)) from None
+            raise taken(self._field, self.address, OSError(error.errno, str(error))) from None
         self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self._connections.bound(self.address)
         self._loop = asyncio.get_running_loop()
@@ -266,78 +260,3 @@ class ZmqSocket:
         """Hear that a connection ended."""
         if self._counting is not None:
             self._counting.closed(self._domain)
-
-
-def host_and_port(field: str, address: str) -> tuple[str, int]:
-    """Split `tcp://host:port` or `host:port`, where TLS is spoken also `tls://` or `https://`.
-
-    A bare IPv6 host stands in brackets.
-
-    Raises:
-        ConfigError: it is neither.
-    """
-    try:
-        parts = urlsplit(address if "//" in address else f"//{address}")
-        host, port = parts.hostname, parts.port
-    except ValueError:  # a bracket that is not closed, letters that only look like others, a port that is no number
-        host, port = None, None
-    # urlsplit drops line breaks and tabs; what it finds beside host and port nobody would look at.
-    alone = address.isprintable() and host and not (parts.path or parts.query or parts.fragment or "@" in parts.netloc)
-    secure = SECURE.get(field, "")
-    if host is None or port is None or not alone or parts.scheme not in ("", "tcp", secure):
-        expected = f"host:port or tcp://host:port{secure and f', or {secure}://host:port'}"
-        raise ConfigError.of(field, address, expected)
-    return host, port
-
-
-def check_endpoints(config: Config) -> None:
-    """Refuse addresses that others can reach while nothing asks who they are.
-
-    Raises:
-        ConfigError: one is not local, asks for no keys, and `endpoints.insecure` is not set.
-    """
-    endpoints, security = config.endpoints, config.security
-    if security.everywhere and security.clients is None:
-        raise ConfigError.of("security.clients", None, "a file of clients: security.everywhere asks for keys")
-    single = {name: getattr(endpoints, name) for name in ("audio", "verdicts", "control", "http")}
-    everything = [*single.items(), *(("pcm", address) for address in endpoints.pcm)]
-    for name, address in everything:
-        field = f"endpoints.{name}"
-        if is_local(field, address) or endpoints.insecure:
-            continue
-        if not asks_for_keys(security, field, address):
-            expected = "a loopback address, or security.clients (endpoints.insecure = true allows it without)"
-            raise ConfigError.of(field, address, expected)
-
-
-def asks_for_keys(security: Security, field: str, address: str) -> bool:
-    """Whether an endpoint is for those alone whom the clients file names."""
-    return security.clients is not None and (security.everywhere or not is_local(field, address))
-
-
-def is_local(field: str, address: str) -> bool:
-    """Whether an address cannot be reached from another machine; an empty one is not reached at all.
-
-    Raises:
-        ConfigError: it is not an address.
-    """
-    within = not address or address.startswith(("ipc:", "unix:", "inproc:"))
-    return within or _is_loopback(host_and_port(field, address)[0])
-
-
-def taken(field: str, address: str, error: OSError) -> Exception:
-    """Return what to raise when an address cannot be bound."""
-    return _bind_error(field, address, error.errno, error.strerror or str(error))
-
-
-def _bind_error(field: str, address: str, number: int | None, why: str) -> Exception:
-    if number == zmq.EADDRINUSE:
-        return UnreachableError.of(field, address, "a free address: another process listens there")
-    return ConfigError.of(field, address, f"an address to listen on ({why})")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -23,8 +23,8 @@ from typing import Final, Literal, Protocol
 import msgspec
 import zmq
 
+from streamdet.addresses import host_and_port
 from streamdet.bench.steady import percentiles
-from streamdet.sockets import host_and_port
 
 TICK_S: Final = 0.002
 """Ten wake-ups a 20 ms frame at the most, however many calls there are."""

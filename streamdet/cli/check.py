@@ -8,9 +8,9 @@ from streamdet.cli.options import BundlePath, ConfigFile, Settings, read_config
 def check(config: ConfigFile = None, set_: Settings = None, bundle: BundlePath = None) -> None:
     """Verify the settings and the bundle, load and warm up the model; opens no port."""
     from streamdet import bundle as bundles
+    from streamdet.addresses import check_endpoints
     from streamdet.engine import Engine
     from streamdet.scorer import Scorer
-    from streamdet.sockets import check_endpoints
 
     settings = read_config(config, set_, bundle)
     check_endpoints(settings)

@@ -8,9 +8,9 @@ from streamdet.config import Config
 
 def run(config: ConfigFile = None, set_: Settings = None, bundle: BundlePath = None) -> None:
     """Run the daemon in the foreground; SIGTERM drains it, SIGHUP reads config and bundle again."""
-    from streamdet import daemon  # onnxruntime takes half a second to import, --help should not
+    from streamdet import foreground  # onnxruntime takes half a second to import, --help should not
 
     def read() -> Config:
         return read_config(config, set_, bundle)
 
-    raise typer.Exit(daemon.run(read(), read))
+    raise typer.Exit(foreground.run(read(), read))

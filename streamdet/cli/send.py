@@ -15,13 +15,13 @@ import numpy as np
 import typer
 import zmq
 
+from streamdet.addresses import host_and_port, is_local
 from streamdet.audio import encode, read_recording, resample
 from streamdet.cli.options import ConfigFile, IdentityFile, Settings, read_config, read_identity
 from streamdet.errors import ConfigError, DataError, ProtocolError, StreamdetError, UnreachableError, UsageError
 from streamdet.guard import present
 from streamdet.keys import Identity
 from streamdet.records import MAX_CHANNELS, RATES_HZ, AudioFormat, Encoding, Frame
-from streamdet.sockets import host_and_port, is_local
 from streamdet.tls import client_context
 from streamdet.wire import frames
 from streamdet.wire.pcm import PcmParser

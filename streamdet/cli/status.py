@@ -11,7 +11,7 @@ from rich.text import Text
 
 from streamdet.cli.options import AsJson, ConfigFile, IdentityFile, Settings, read_config, read_identity
 from streamdet.cli.summary import flat, summary
-from streamdet.errors import StreamdetError, UnreachableError
+from streamdet.errors import ProtocolError, RefusedError, UnreachableError
 from streamdet.guard import present
 from streamdet.keys import Identity
 
@@ -50,7 +50,8 @@ def ask(
     Raises:
         UnreachableError: no answer.
         ConfigError: the identity does not name a daemon.
-        StreamdetError: it refused.
+        ProtocolError: it refused.
+        RefusedError: it refused a reload.
     """
     with asking(address, identity) as socket:
         socket.send(msgspec.json.encode(request))
@@ -60,7 +61,8 @@ def ask(
             )
         answer: dict[str, Any] = msgspec.json.decode(socket.recv())
     if not answer.get("ok"):
-        raise StreamdetError(f"the daemon refused: {answer.get('error')}")
+        refused = RefusedError if request.get("op") == "reload" else ProtocolError
+        raise refused(f"the daemon refused: {answer.get('error')}")
     return answer
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from streamdet.addresses import check_endpoints, host_and_port
 from streamdet.doctor.finding import Finding, Machine, fail, ok, warn
 from streamdet.errors import ConfigError
-from streamdet.sockets import check_endpoints, host_and_port
 
 LISTENING: Final = "0A"
 OURS: Final = "streamdet"

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from streamdet import window  # isort: skip - first, since others take what stands in it
-from streamdet import acceptor, daemon, guard, logs, publish, ring, sockets
+from streamdet import acceptor, daemon, foreground, guard, logs, publish, ring, sockets
 from streamdet.bench import free
 from streamdet.engine import Engine
 from streamdet.records import Verdict
@@ -21,7 +21,7 @@ from streamdet.records import Verdict
 
 def no_drain() -> None:
     """SIGTERM ends the process where it stands, with exit code 0."""
-    begin = daemon._run
+    begin = foreground._run
 
     async def run(*given: Any) -> bool:
         import asyncio
@@ -32,7 +32,7 @@ def no_drain() -> None:
         loop.add_signal_handler(signal.SIGTERM, os._exit, 0)
         return await task
 
-    daemon._run = run
+    foreground._run = run
 
 
 def forgets() -> None:

@@ -19,7 +19,7 @@ from unittest import mock
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from streamdet import activation, bundle, config, keys, signature, sockets
+from streamdet import activation, addresses, bundle, config, keys, signature
 from streamdet.bundle import Manifest
 from streamdet.control import Control
 from streamdet.engine import Engine
@@ -196,7 +196,7 @@ def fuzz_config(data: bytes) -> None:
 def check_addresses(settings: config.Config) -> None:
     """Check that any address is taken or refused."""
     try:
-        sockets.check_endpoints(settings)
+        addresses.check_endpoints(settings)
     except ConfigError as error:
         told(error)
 

@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from streamdet import config, daemon, pump
+from streamdet import config, foreground, pump
 
 
 def slow_down(seconds: float) -> None:
@@ -22,4 +22,4 @@ if __name__ == "__main__":
     if sys.argv[2:]:
         slow_down(float(sys.argv[2]))
     read = functools.partial(config.load, Path(sys.argv[1]))
-    sys.exit(daemon.run(read(), read))
+    sys.exit(foreground.run(read(), read))

@@ -357,7 +357,7 @@ def test_control_pauses_resumes_and_closes(config_file, daemon):
         assert not of_call()["paused"]
         assert streamdet("control", "close", "call", "-c", config_file).returncode == 0
         daemon.until(lambda: not of_call())
-    assert "'nobody'" in complaint(streamdet("control", "pause", "nobody", "-c", config_file), 70)
+    assert "'nobody'" in complaint(streamdet("control", "pause", "nobody", "-c", config_file), 65)
 
 
 @pytest.mark.usefixtures("daemon")
@@ -367,7 +367,7 @@ def test_control_reloads_and_says_what_was_wrong(config_file, tiny_bundle):
     assert done.stderr.startswith("reload level@")
     assert done.stderr.endswith(": done\n")
     (tiny_bundle.path / "model.onnx").write_bytes(b"another")
-    assert "model.onnx" in complaint(streamdet("control", "reload", "-c", config_file), 70)
+    assert "model.onnx" in complaint(streamdet("control", "reload", "-c", config_file), 78)
     health = objects(streamdet("status", "-c", config_file, "--json").stdout)[0]
     assert "model.onnx" in health["reload"]["error"]
     assert "reload refused" in streamdet("status", "-c", config_file).stdout

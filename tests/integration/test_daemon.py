@@ -20,7 +20,7 @@ import pytest
 import soundfile
 import zmq
 
-from streamdet import daemon, pump
+from streamdet import foreground, pump
 from streamdet.audio import encode
 from streamdet.config import Config
 from streamdet.errors import ConfigError, UnreachableError
@@ -707,15 +707,15 @@ def test_threads_give_way_to_each_other_sooner_than_python_makes_them(monkeypatc
         found.append(sys.getswitchinterval())
         raise ConfigError.of("nothing", 0, "to be served")
 
-    monkeypatch.setattr(daemon, "_run", serve)
-    monkeypatch.setattr(daemon.logs, "start", lambda *_: None)  # pytest's own handlers stay
+    monkeypatch.setattr(foreground, "_run", serve)
+    monkeypatch.setattr(foreground.logs, "start", lambda *_: None)  # pytest's own handlers stay
     before_s = sys.getswitchinterval()
     try:
         with pytest.raises(ConfigError):
-            daemon.run(Config.model_validate({"bundle": {"path": tiny_bundle.path}}))
+            foreground.run(Config.model_validate({"bundle": {"path": tiny_bundle.path}}))
     finally:
         sys.setswitchinterval(before_s)
-    assert found == [pytest.approx(daemon.SWITCH_S)]
+    assert found == [pytest.approx(foreground.SWITCH_S)]
 
 
 def test_a_unix_socket_that_answers_is_not_taken_over(serve, tmp_path):

@@ -14,12 +14,13 @@ import zmq
 from prometheus_client import generate_latest
 
 from streamdet import keys
+from streamdet.addresses import check_endpoints
 from streamdet.config import Config
 from streamdet.errors import ConfigError, MissingError
 from streamdet.guard import DOMAINS, present
 from streamdet.keys import ROLES, Client, Identity, Role
 from streamdet.records import AudioFormat, Frame
-from streamdet.sockets import ZmqSocket, check_endpoints
+from streamdet.sockets import ZmqSocket
 from streamdet.wire import frames
 
 PATIENCE_S = 30.0

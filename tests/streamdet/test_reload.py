@@ -220,6 +220,19 @@ def test_work_that_hangs_is_refused_after_its_time(monkeypatch):
         with pytest.raises(BundleError, match=r"reload \(s\): 0.05"):
             await in_thread(go.wait)
         assert reload.loading()
+        assert reload.hanging()
         go.set()
 
     asyncio.run(wait())
+
+
+def test_work_whose_own_time_ran_out_says_so_itself():
+    async def wait():
+        with pytest.raises(TimeoutError, match="the share"):
+            await in_thread(give_up)
+
+    def give_up():
+        raise TimeoutError("the share does not answer")
+
+    asyncio.run(wait())
+    assert not reload.hanging()

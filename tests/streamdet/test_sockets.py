@@ -8,7 +8,7 @@ import sys
 import pytest
 import zmq
 
-from streamdet import sockets
+from streamdet import addresses, sockets
 from streamdet.errors import ConfigError
 from streamdet.sockets import ZmqSocket
 
@@ -103,7 +103,7 @@ def test_a_sender_that_outruns_us_and_hangs_up_does_not_end_the_process():
     [("tcp://127.0.0.1:1", ("127.0.0.1", 1)), ("[::1]:2", ("::1", 2)), ("localhost:0", ("localhost", 0))],
 )
 def test_an_address_is_a_host_and_a_port(address, where):
-    assert sockets.host_and_port("f", address) == where
+    assert addresses.host_and_port("f", address) == where
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_an_address_is_a_host_and_a_port(address, where):
 )
 def test_what_is_no_address_is_refused_and_nothing_of_it_ignored(address):
     with pytest.raises(ConfigError, match=r"^f: .*, expected host:port or tcp://host:port$") as caught:
-        sockets.host_and_port("f", address)
+        addresses.host_and_port("f", address)
     assert str(caught.value).isprintable()
 
 
