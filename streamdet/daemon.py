@@ -279,6 +279,7 @@ class Daemon:
     async def _drain(self) -> None:
         """End every stream and wait for the last verdicts, but not for ever; who waits longer is told of the end."""
         notify(STOPPING=1)
+        log.info("draining", extra=fields(streams=self.engine.counts().streams))
         self.engine.close_all("drain", time.monotonic())
         deadline_s = self._drain_until_s or time.monotonic() + self.config.daemon.drain_timeout_s
         before = self._scoring.under_way.keys()

@@ -50,6 +50,7 @@ def run(config: Config, read: Callable[[], Config] | None = None) -> int:
     open_more_files()
     try:
         at_work = uvloop.run(_run(config, read))
+        log.info("ended")
     except DeviceError as error:
         _leave(error.exit_code)
     except MemoryError:

@@ -24,7 +24,7 @@ RANK: Final[dict[State, int]] = {"spoof": 0, "uncertain": 1, "bonafide": 2, "lis
 
 Key = tuple[str, int]
 """Stream and channel."""
-Sort = Literal["state", "score", "lag", "skips", "time", "name"]
+Sort = Literal["state", "score", "lag", "skips", "duration", "name"]
 
 
 class View(msgspec.Struct):
@@ -72,7 +72,7 @@ SORTS: Final[dict[Sort, Callable[[Row], float]]] = {
     "score": lambda row: -1.0 if row.verdict.p_spoof is None else -1.0 - row.verdict.p_spoof,
     "lag": lambda row: -(row.lag_ms or 0.0),
     "skips": lambda row: -row.skipped,
-    "time": lambda row: -row.seconds,
+    "duration": lambda row: -row.seconds,
     "name": lambda _: 0.0,
 }
 

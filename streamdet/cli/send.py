@@ -222,7 +222,11 @@ class ZmqSink:
                 await asyncio.sleep(RETRY_S)
             else:
                 return
-        raise UnreachableError.of("audio", self._push.getsockopt_string(zmq.LAST_ENDPOINT), "a daemon that takes audio")
+        raise UnreachableError.of(
+            "audio",
+            self._push.getsockopt_string(zmq.LAST_ENDPOINT),
+            "a daemon that takes audio; does it run, and may your --identity send?",
+        )
 
 
 class PcmSink:

@@ -57,7 +57,7 @@ def ask(
         socket.send(msgspec.json.encode(request))
         if not socket.poll(patience_ms):
             raise UnreachableError.of(
-                "control", address, "a daemon that answers; does it run, and know your --identity?"
+                "control", address, "a daemon that answers; does it run, and may your --identity control?"
             )
         answer: dict[str, Any] = msgspec.json.decode(socket.recv())
     if not answer.get("ok"):

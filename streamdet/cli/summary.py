@@ -46,7 +46,7 @@ def _who(model: str, health: Mapping[str, Any]) -> Text:
 def _calls(counts: Mapping[str, Any], health: Mapping[str, Any]) -> Text:
     line = Text()
     full = counts["streams"] >= FULL * health["streams_max"]
-    line.append(f"{counts['streams']} calls of {health['streams_max']}", style="yellow" if full else "")
+    line.append(f"{counts['streams']} of {health['streams_max']} calls", style="yellow" if full else "")
     paused = f" ({counts['paused']} paused)" if counts.get("paused") else ""
     line.append(f"{paused}, {counts['tracks']} tracks, {counts['windows']} windows, ")
     line.append(f"{counts['skipped']} skipped", style="bold red" if health["overload"] else "")

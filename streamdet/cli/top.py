@@ -28,7 +28,7 @@ ASK_EVERY_S: Final = 1.0
 STALE_S: Final = 5.0
 # Messages taken before the screen and the keyboard have their turn again.
 TURN: Final = 256
-SORTED_BY: Final[dict[str, Sort]] = {"s": "state", "p": "score", "l": "lag", "k": "skips", "d": "time", "n": "name"}
+SORTED_BY: Final[dict[str, Sort]] = {"s": "state", "p": "score", "l": "lag", "k": "skips", "d": "duration", "n": "name"}
 HELP: Final = "q quit  s state  p P(spoof)  l lag  k skips  d duration  n name  r reverse  / filter  ↑↓ scroll"
 PAGE: Final = 10
 

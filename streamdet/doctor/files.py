@@ -7,8 +7,9 @@ from typing import Final
 
 from streamdet import bundle, keys
 from streamdet.doctor.finding import Finding, Machine, fail, ok, warn
-from streamdet.errors import StreamdetError
+from streamdet.errors import ConfigError, MissingError, StreamdetError
 from streamdet.scorer import Scorer
+from streamdet.signature import SIGNATURE
 
 # Of what a machine carries at its limit, as docs/sizing.md has it: the rest is room for bursts.
 UTILISATION: Final = 0.7
@@ -38,7 +39,7 @@ def model(machine: Machine) -> Iterator[Finding]:
         scorer = Scorer.of(loaded, settings.scoring, at_once=True)
         taken_ms = scorer.warm_up()
     except StreamdetError as error:
-        yield fail("model", str(error), "streamdet check says the same; put the bundle back as it was exported")
+        yield fail("model", str(error), f"streamdet check says the same; {_mend(error)}")
         return
     manifest = loaded.manifest
     size, ms = max(taken_ms.items(), key=lambda item: item[0] / max(item[1], 1e-3))
@@ -53,6 +54,17 @@ def model(machine: Machine) -> Iterator[Finding]:
         yield warn("model", f"{what}, but streams.max_streams is {settings.streams.max_streams}", mend)
     else:
         yield ok("model", what)
+
+
+def _mend(error: StreamdetError) -> str:
+    """What helps against a model that cannot be served."""
+    if isinstance(error, MissingError):
+        return "install what it names"
+    if any(word in str(error) for word in ("signature", "signed_by", SIGNATURE)):
+        return "sign the bundle (streamdet sign), or set bundle.signed_by to the key of whoever did"
+    if isinstance(error, ConfigError):
+        return "change that setting"
+    return "put the bundle back as it was exported"
 
 
 def _secret(path: Path) -> Finding:

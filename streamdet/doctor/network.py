@@ -37,18 +37,27 @@ def _endpoints(machine: Machine) -> Iterator[tuple[str, str]]:
 
 def _port(machine: Machine, name: str, address: str) -> Iterator[Finding]:
     try:
-        port = host_and_port(f"endpoints.{name}", address)[1]
+        found = holders(name, address, machine)
     except ConfigError as error:
         yield fail("addresses", str(error), "write host:port, or tcp://host:port")
         return
-    holders = [_holder(machine, inode) for inode in _inodes(machine, port)] if port else []
-    if not holders:
+    if not found:
         yield ok("addresses", f"{name} {address} is free")
-    elif all(OURS in holder or "systemd" in holder for holder in holders):
-        yield ok("addresses", f"{name} {address} is held by {holders[0]}")
+    elif all(OURS in holder or "systemd" in holder for holder in found):
+        yield ok("addresses", f"{name} {address} is held by {found[0]}")
     else:
         mend = f"end it, or set endpoints.{name} to another address"
-        yield fail("addresses", f"{name} {address} is held by {', '.join(holders)}", mend)
+        yield fail("addresses", f"{name} {address} is held by {', '.join(found)}", mend)
+
+
+def holders(name: str, address: str, machine: Machine) -> list[str]:
+    """Return who listens at the port of an endpoint, by name and pid.
+
+    Raises:
+        ConfigError: it is not an address.
+    """
+    port = host_and_port(f"endpoints.{name}", address)[1]
+    return [_holder(machine, inode) for inode in _inodes(machine, port)] if port else []
 
 
 def _path(machine: Machine, name: str, path: Path) -> Iterator[Finding]:

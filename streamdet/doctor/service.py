@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from streamdet.doctor.finding import Finding, Machine, fail, ok, warn
+from streamdet.doctor.network import holders
 
 UNIT: Final = "streamdet.service"
 PROPERTIES: Final = "LoadState,ActiveState,SubState,Result,NRestarts,UnitFileState"
@@ -40,8 +41,7 @@ def daemon(machine: Machine) -> Iterator[Finding]:
     """How a daemon is that runs here."""
     answer = machine.ask()
     if answer is None:
-        address = machine.config.endpoints.control or "endpoints.control, which is off"
-        yield ok("daemon", f"none answers at {address}")
+        yield _silent(machine.config.endpoints.control, machine)
         return
     health, counts = answer["health"], answer["counts"]
     ill = []
@@ -67,3 +67,13 @@ def daemon(machine: Machine) -> Iterator[Finding]:
         yield ok(
             "daemon", f"{answer['model']} on {health['provider']}, {counts['streams']} streams, pid {health['pid']}"
         )
+
+
+def _silent(address: str, machine: Machine) -> Finding:
+    """Nobody answers: there is no daemon, or it does not answer us."""
+    if not address:
+        return ok("daemon", "nobody can be asked: endpoints.control is off")
+    if address.startswith("tcp://") and holders("control", address, machine):
+        mend = f"give --identity of a client with the role control; else it hangs: {READ_THE_LOG}"
+        return warn("daemon", f"something listens at {address} and does not answer", mend)
+    return ok("daemon", f"none answers at {address}")

@@ -338,7 +338,7 @@ def test_status_says_how_the_daemon_is_and_lists_open_tracks(config_file, daemon
         assert (done.returncode, done.stderr) == (0, "")
         head, calls, _, empty, _, row = done.stdout.splitlines()
         assert "ready, level@" in head
-        assert calls.startswith("1 calls of 1000, 1 tracks")
+        assert calls.startswith("1 of 1000 calls, 1 tracks")
         assert empty == ""
         assert row.split()[:3] == ["call[/]7", "0", "listening"]
 
@@ -437,7 +437,7 @@ def names(lines: Sequence[str]) -> list[str]:
 @pytest.mark.usefixtures("daemon")
 def test_top_on_a_terminal_obeys_keys(terminal, config_file):
     with called(config_file, "bob"), called(config_file, "alice"):
-        shown = terminal("top", "-c", config_file, "--sort", "time")
+        shown = terminal("top", "-c", config_file, "--sort", "duration")
         lines = shown.until(lambda lines: len(names(lines)) == 2)
         assert "ready, level@" in lines[0]
         shown.press("n")

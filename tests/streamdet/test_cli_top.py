@@ -171,7 +171,7 @@ def said(**changes: Any) -> str:
 def test_the_head_sums_up():
     assert said().splitlines() == [
         "streamdet 1.2.3: ready, level@0 on CPU, up 1 h 2 min, pid 7",
-        "1 calls of 1000, 1 tracks, 30 windows, 0 skipped, lag p99 8 ms",
+        "1 of 1000 calls, 1 tracks, 30 windows, 0 skipped, lag p99 8 ms",
         "scoring 25 % busy, batches of 2.5 (at most 4) in 12 ms, 100 MB, 30 of 1024 files",
     ]
 

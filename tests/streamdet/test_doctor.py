@@ -396,6 +396,15 @@ def test_daemons_that_are_and_none(tmp_path: Path):
     assert "none answers" in well(service.daemon, machine(tmp_path)).why
 
 
+def test_a_daemon_that_does_not_answer(tmp_path: Path):
+    """It hangs, or we have no key: in both cases somebody listens, and that is not well."""
+    port = int(Config().endpoints.control.rpartition(":")[2])
+    listening(tmp_path, port, "/opt/streamdet/bin/streamdet\0run")
+    finding = the("warn", service.daemon, machine(tmp_path))
+    assert "does not answer" in finding.why
+    assert "--identity" in finding.mend
+
+
 # -- all of them -----------------------------------------------------------------------------------------------------
 
 
