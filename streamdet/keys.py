@@ -15,6 +15,7 @@ import hashlib
 import hmac
 import os
 import re
+import stat
 import struct
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -210,9 +211,14 @@ def read_clients(path: Path) -> dict[str, Client]:
 
     Raises:
         MissingError: there is no such file.
-        ConfigError: it is not what it should be.
+        ConfigError: it is not what it should be, or everybody may change it.
     """
-    return _clients(read_toml(path), path)
+    tree = read_toml(path)
+    mode = path.stat().st_mode & 0o777
+    if mode & stat.S_IWOTH:
+        # Whoever can write here gives themselves every role.
+        raise ConfigError(f"clients file {path}: mode {mode:04o}, expected one that others may not write: chmod o-w")
+    return _clients(tree, path)
 
 
 def allow(path: Path, name: str, client: Client) -> None:

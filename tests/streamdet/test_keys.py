@@ -107,6 +107,13 @@ def test_a_wrong_file_is_refused_with_the_client_and_the_field(text, complaint, 
         Clients(path)
 
 
+def test_a_file_that_everybody_may_change_is_refused(path):
+    keys.allow(path, "recorder", client("send", curve=key()))
+    path.chmod(0o646)
+    with pytest.raises(ConfigError, match=r"mode 0646, expected .* chmod o-w"):
+        keys.read_clients(path)
+
+
 def test_a_token_in_place_of_its_hash_is_not_shown(path):
     path.write_text("[a]\nroles = ['send']\ntoken_sha256 = 'hunter2'")
     with pytest.raises(ConfigError) as caught:
