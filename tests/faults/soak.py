@@ -35,7 +35,7 @@ from streamdet.records import AudioFormat, Event, Frame, Verdict
 from streamdet.wire import frames, verdicts
 from tests.faults.calls import Calls
 from tests.faults.harness import Served, figure, wait_for
-from tests.faults.slope import Slope, slope
+from tests.faults.slope import Slope, slope, theil_sen
 
 BROKEN: Final = Path(__file__).with_name("broken.py")
 # 10,000 opens in 30 minutes, as the promise has it.
@@ -75,11 +75,18 @@ class Growth(NamedTuple):
     own: Slope
     rss: Slope
     descriptors: Slope
+    late: float
+    """Of `own`, in the newer half."""
 
     @property
     def grows(self) -> bool:
-        """Whether the daemon keeps something of its calls."""
-        return self.own.grows(NOISE_BYTES_PER_OPEN) or self.descriptors.grows(NOISE_DESCRIPTORS_PER_OPEN)
+        """Whether the daemon keeps something of its calls.
+
+        An allocator takes more whenever more is in use at once than ever before: a few steps, further and further
+        apart. What is lost with each open is lost in the newer half too.
+        """
+        own = self.own.grows(NOISE_BYTES_PER_OPEN) and self.late > NOISE_BYTES_PER_OPEN
+        return own or self.descriptors.grows(NOISE_DESCRIPTORS_PER_OPEN)
 
     @property
     def verdict(self) -> str:
@@ -97,7 +104,9 @@ def growth(samples: list[Sample], warm_up: float = WARM_UP) -> Growth:
     fits = [
         slope(opened, np.array([getattr(each, of) for each in kept], float)) for of in ("own", "rss", "descriptors")
     ]
-    return Growth(kept, *fits)
+    newer = slice(len(kept) // 2, None)
+    late = theil_sen(opened[newer], np.array([each.own for each in kept[newer]], float))
+    return Growth(kept, *fits, late)
 
 
 class Ledger(threading.Thread):
@@ -301,6 +310,7 @@ def show(found: Growth, heard: Counter[str], ordered: int) -> None:
         own_mb=f"{first.own / 1e6:.1f}..{last.own / 1e6:.1f}",
         rss_mb=f"{first.rss / 1e6:.1f}..{last.rss / 1e6:.1f}",
         own_bytes_per_open=_interval(found.own),
+        late_own_bytes_per_open=f"{found.late:.3g}",
         rss_bytes_per_open=_interval(found.rss),
         fds=f"{first.descriptors}..{last.descriptors}",
         fds_per_open=_interval(found.descriptors),

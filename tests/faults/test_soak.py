@@ -75,6 +75,17 @@ def test_what_a_daemon_takes_while_it_warms_up_is_no_growth():
     assert growth(samples, warm_up=0).own.value > NOISE_BYTES_PER_OPEN
 
 
+def test_steps_that_come_to_an_end_are_an_allocators_and_steps_that_go_on_a_leaks():
+    """As seen: 0.3 MB at opens 5,100 and 6,000 of 10,000, and then nothing for 4,000."""
+    marks = 96e6 + 0.3e6 * np.searchsorted([1500, 3500, 5100, 6000], OPENS)
+    leak = 96e6 + 0.1e6 * np.floor(OPENS / 500)
+    flat = np.full(OPENS.size, 80)
+    found = growth(sampled(marks, flat))
+    assert found.own.value > NOISE_BYTES_PER_OPEN > found.late
+    assert not found.grows
+    assert growth(sampled(leak, flat)).grows
+
+
 def test_a_descriptor_in_a_hundred_opens_is_growth():
     flat = 100e6 + remembering(2)
     assert not growth(sampled(flat, 80 + remembering(3, sd=2))).grows
