@@ -16,7 +16,8 @@ def settings(threads: int, external: Mapping[str, bytes] | None = None) -> ort.S
 
     Args:
         threads: of a run on the CPU.
-        external: file name -> content of the weights that lie beside the graph.
+        external: file name -> content of the weights that lie beside the graph. onnxruntime keeps no reference: the
+            caller keeps them until the session is open, which copies them.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads

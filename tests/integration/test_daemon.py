@@ -709,6 +709,9 @@ def test_threads_give_way_to_each_other_sooner_than_python_makes_them(monkeypatc
 
     monkeypatch.setattr(foreground, "_run", serve)
     monkeypatch.setattr(foreground.logs, "start", lambda *_: None)  # pytest's own handlers stay
+    for lasting in ("forbid_dumps", "overwrite_freed"):  # on this process too, and on what it starts
+        monkeypatch.setattr(foreground.secrecy, lasting, lambda: None)
+    monkeypatch.setattr(foreground, "open_more_files", lambda: None)
     before_s = sys.getswitchinterval()
     try:
         with pytest.raises(ConfigError):

@@ -47,7 +47,8 @@ def here(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("here")
 def test_weights_that_were_handed_over_are_used_and_the_disk_is_not_asked():
-    options = sessions.settings(1, {"weights.bin": content(3)})
+    weights = {"weights.bin": content(3)}
+    options = sessions.settings(1, weights)
     session = sessions.load("model", "model.onnx", graph_with_weights_at("weights.bin"), options, CPU)
     assert first_score(session) == 3
 
