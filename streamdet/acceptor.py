@@ -8,6 +8,7 @@ import asyncio
 import errno
 import logging
 import math
+import os
 import resource
 import socket
 import ssl
@@ -18,6 +19,7 @@ from typing import Any, Final, Literal, Self
 from streamdet.activation import address_of
 from streamdet.addresses import SECURE, host_and_port, taken
 from streamdet.config import Limits
+from streamdet.connections import kept_free
 from streamdet.doors import Door, Doorway
 from streamdet.ear import Ear
 from streamdet.errors import ConfigError, UnreachableError
@@ -276,6 +278,7 @@ class Acceptor:
                     self._make_room()
                 return
             try:
+                self._check_descriptors()
                 sock, where = self._listener.accept()
             except (BlockingIOError, InterruptedError):
                 return
@@ -287,6 +290,22 @@ class Acceptor:
             self._wait_s = FIRST_WAIT_S
             sock.setblocking(False)
             self._begin(sock, f"{where[0]}:{where[1]}" if isinstance(where, tuple) else "")
+
+    def _check_descriptors(self) -> None:
+        """Leave some descriptors to ZeroMQ: without any, its library's thread tries to accept over and over.
+
+        The next connection gets the lowest number that is free: all below it are taken. Costs 2 us.
+
+        Raises:
+            OSError: there is none to spare, as where there is none at all.
+        """
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft == resource.RLIM_INFINITY:
+            return
+        number = os.dup(self._listener.fileno())
+        os.close(number)
+        if number >= soft - kept_free(self._limits.connections, soft):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     def _begin(self, sock: socket.socket, peer: str) -> None:
         """Begin a connection's task; its socket is closed with it, even if it never gets to run."""

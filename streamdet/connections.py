@@ -23,6 +23,14 @@ RESERVED: Final = 128
 # ...and sockets that may have as many as this one: three of ZeroMQ, raw PCM and HTTP.
 SHARERS: Final = 5
 
+# Readers, each of whom may have publish.SEND_HWM messages wait. So many who take nothing hold 50 MB.
+READERS: Final = 100
+# Who asks control needs a place for as long as the answer takes; so many who do not read hold 150 MB at the worst.
+ASKERS: Final = 32
+# For a moment: ZeroMQ's connections until one too many is shut down, and files that are read and closed. Fewer where
+# there are few: somebody should be served.
+BRIEF: Final = 16
+
 
 class Peer:
     """One connection."""
@@ -117,13 +125,16 @@ class Connections:
             peer.cut = True
             self._shut(fd, peer.inode)
 
-    def cut_all(self, unwanted: Callable[[str], bool]) -> int:
-        """Cut whoever came with a key that is not wanted any more; return how many."""
+    def cut_all(self, unwanted: Callable[[str], bool]) -> list[str]:
+        """Cut whoever came with a key that is not wanted any more; return such a key of each."""
         self.look()
-        found = [fd for fd, peer in self._peers.items() if not peer.cut and any(map(unwanted, peer.users))]
-        for fd in found:
-            self.cut(fd)
-        return len(found)
+        found = [(fd, next(filter(unwanted, peer.users), None)) for fd, peer in self._peers.items() if not peer.cut]
+        keys = []
+        for fd, key in found:
+            if key is not None:
+                self.cut(fd)
+                keys.append(key)
+        return keys
 
     def _accepted(self, fd: int) -> None:
         if len(self._peers) >= self._limit:
@@ -164,7 +175,18 @@ def most(limit: int) -> int:
     At the end of its descriptors the library's thread tries to accept over and over, and serves nobody.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return limit if soft == resource.RLIM_INFINITY else max(1, min(limit, (soft - RESERVED) // SHARERS))
+    return limit if soft == resource.RLIM_INFINITY else places(limit, soft)
+
+
+def places(limit: int, soft: int) -> int:
+    """Return how many connections a socket may have where the process may open `soft` files."""
+    return max(1, min(limit, (soft - RESERVED) // SHARERS))
+
+
+def kept_free(limit: int, soft: int) -> int:
+    """Return how many of `soft` descriptors others leave to ZeroMQ: as many as its three sockets may have places."""
+    senders = places(limit, soft)
+    return senders + min(senders, READERS) + min(senders, ASKERS) + min(BRIEF, soft // 16)
 
 
 def _inode(fd: int) -> int | None:

@@ -9,6 +9,7 @@ import msgspec
 import zmq
 
 from streamdet.config import Limits
+from streamdet.connections import ASKERS
 from streamdet.engine import Engine
 from streamdet.errors import ProtocolError
 from streamdet.metrics import Metrics
@@ -23,9 +24,9 @@ RECEIVE_HWM: Final = 100
 # Answers that may wait for one: `status` of 1,000 tracks has 300 kB. More are dropped, with whoever does not read them;
 # with 4 some were lost to a client that does, before the library had told us that it had read the last ones.
 SEND_HWM: Final = 16
-# One who asks needs a place for as long as the answer takes; this many who do not read hold 150 MB at the worst. As
-# many may wait for a reload, which can take minutes: whoever asks for it without end would else fill the memory.
-PLACES: Final = 32
+# As many as may be connected may wait for a reload, which can take minutes: whoever asks for it without end would else
+# fill the memory.
+PLACES: Final = ASKERS
 # A request is an object of at most 1 KiB. More is a mistake that deserves its answer up to here; beyond, the library
 # drops the connection.
 REQUEST_MAX_BYTES: Final = 64 << 10

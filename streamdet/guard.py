@@ -67,6 +67,10 @@ class Guard:
         """Return the name of the client with this key, if it may still do what the domain is for."""
         return self._clients.may(DOMAINS[domain], curve=key)
 
+    def name(self, key: str) -> str | None:
+        """Return whose key this is, or was: for the log alone."""
+        return self._clients.name(key)
+
     def _answer(self, parts: list[bytes]) -> None:
         version, request, domain, *_ = parts
         key = self._key_of(parts)

@@ -76,6 +76,7 @@ class Clients:
         self.path: Final = path
         self._seen: object = None
         self._all: dict[str, Client] = {}
+        self._names: Final[dict[str, str]] = {}
         self.refresh()
 
     def __iter__(self) -> Iterator[tuple[str, Client]]:
@@ -97,7 +98,12 @@ class Clients:
         self._seen = now
         self._all = read_clients(self.path)
         self._by_curve = {client.curve: name for name, client in self._all.items() if client.curve}
+        self._names.update(self._by_curve)
         return True
+
+    def name(self, curve: str) -> str | None:
+        """Return whose key this is, or was before it was taken out of the file: for the log alone."""
+        return self._names.get(curve)
 
     def may(self, role: Role, *, curve: str | None = None, token: str | None = None) -> str | None:
         """Return the name of the client that may act as `role`, by its key or its token; None if there is none.

@@ -8,7 +8,7 @@ import numpy as np
 import zmq
 
 from streamdet.config import Limits
-from streamdet.connections import Peer
+from streamdet.connections import READERS, Peer
 from streamdet.engine import Counts
 from streamdet.metrics import Metrics
 from streamdet.records import Event, Heartbeat, Notice, Verdict
@@ -103,7 +103,8 @@ class Publisher(ZmqSocket):
     def limited(self, limits: Limits, metrics: Metrics, gate: Gate | None = None) -> Self:
         """Keep within `limits`, count in `metrics`, and ask for keys where there is a `gate`; before entering."""
         self._most_topics = limits.subscriptions
-        return super().limited(limits, metrics, gate)
+        most = min(limits.connections, READERS)
+        return super().limited(limits.model_copy(update={"connections": most}), metrics, gate)
 
     def _take_subscription(self, parts: list[bytes]) -> None:
         """Keep a connection's subscriptions within their number; its user is known from now on."""

@@ -57,6 +57,9 @@ class Gate(Protocol):
     def client(self, domain: str, key: str) -> str | None:
         """Return the name of the client with this key, if it may still do what the domain is for."""
 
+    def name(self, key: str) -> str | None:
+        """Return whose key this is, or was: for the log alone."""
+
 
 class ZmqSocket:
     """A bound socket whose messages are handed to `take`, some at a time, by the event loop.
@@ -154,8 +157,8 @@ class ZmqSocket:
         """Cut off whoever has lost the right to be connected; to be called when the clients have changed."""
         gate, domain = self._gate, self._domain
         if gate is not None:
-            for _ in range(self._connections.cut_all(lambda key: gate.client(domain, key) is None)):
-                self._cut_off("revoked")
+            for key in self._connections.cut_all(lambda key: gate.client(domain, key) is None):
+                self._cut_off("revoked", key)
 
     def send(self, parts: list[bytes]) -> None:
         """Send without waiting: a peer that does not keep up loses messages, nobody else does."""
@@ -241,15 +244,17 @@ class ZmqSocket:
         peer = self._peer()
         if peer is not None and not peer.cut:
             self._connections.cut(self._first.get(_SRCFD))
-            self._cut_off(why)
+            self._cut_off(why, self.key)
 
     def _one_too_many(self) -> None:
-        self._cut_off("connections")
+        self._cut_off("connections", None)  # it has yet to say who it is
 
-    def _cut_off(self, why: Cut) -> None:
+    def _cut_off(self, why: Cut, key: str | None) -> None:
         if self._counting is not None:
             self._counting.cut_off(self._domain, why)
-        log.warning("cut off", extra=fields(endpoint=self._domain, reason=why, client=self.client))
+        # The name may have been taken out of the clients file, which may be why.
+        client = self._gate.name(key) if self._gate is not None and key is not None else None
+        log.warning("cut off", extra=fields(endpoint=self._domain, reason=why, client=client, key=key))
 
     def _came(self) -> None:
         """Hear that a connection began."""

@@ -96,6 +96,11 @@ def insists() -> None:
     acceptor.FIRST_WAIT_S = acceptor.LONGEST_WAIT_S = 0.0  # type: ignore[misc]
 
 
+def spends() -> None:
+    """Raw PCM and HTTP leave no descriptor to ZeroMQ."""
+    acceptor.kept_free = lambda _limit, _soft: 0  # type: ignore[assignment]
+
+
 def admits() -> None:
     """Any key may do anything, and subscribe without end."""
     guard.Guard.client = lambda _self, _domain, key: key  # type: ignore[method-assign]
@@ -133,6 +138,7 @@ WAYS: dict[str, Callable[..., None]] = {
     "collects": collects,
     "spares": spares,
     "insists": insists,
+    "spends": spends,
     "leaks": leaks,
     "impatient": impatient,
     "boundless": boundless,

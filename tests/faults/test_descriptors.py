@@ -1,7 +1,9 @@
 """A process that may open no more files: calls that are open go on, nothing spins, nothing floods the log."""
 
 import contextlib
+import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -15,12 +17,14 @@ from tests.faults.slow import connect
 
 BROKEN = str(Path(__file__).with_name("broken.py"))
 CALLS, CLIENTS = 5, 80
-# Descriptors that are left for those who come, fewer than they are.
-SPARE = 20
+# Descriptors that are left for those who come, fewer than they are, and of which ZeroMQ's may have some.
+SPARE = 40
 # How long the shortage is watched: so many verdicts of each call.
 VERDICTS = 4
 # With waits of 10 ms, doubled up to a second, and a try for each connection that ends.
 TRIES_MAX = 10 * VERDICTS + CLIENTS
+# Time for which ZeroMQ's threads are watched, and how much of a core they may take.
+WATCHED_S, SHARE_MAX = 3.0, 0.1
 # Nobody is cut off for saying nothing: who is served is a question of descriptors alone.
 PATIENT = {"handshake_s": 3600}
 
@@ -94,3 +98,41 @@ def test_trying_again_at_once_is_found_out(short):
         tries = wait_for(lambda: daemon.served.metric('streamdet_accepts_failed_total{endpoint="pcm"}'))
         figure("descriptors_control", tries=tries, cpu_s_per_s=cpu_s)
         assert tries > TRIES_MAX
+
+
+# -- ZeroMQ, whose library tries again at once -------------------------------------------------------------------------
+
+
+def zeromq_cpu_s(pid: int) -> float:
+    """CPU time of the library's own threads so far (s)."""
+    ticks = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        name, _, rest = (task / "stat").read_text("utf-8").partition("(")[2].rpartition(")")
+        if name.startswith("ZMQbg"):
+            user, system = rest.split()[11:13]
+            ticks += int(user) + int(system)
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def share(served: Served) -> float:
+    """Part of a core that the library's threads take while somebody comes to a ZeroMQ socket."""
+    with connect(served.endpoints["verdicts"]):
+        before_s, began_s = zeromq_cpu_s(served.pid), time.monotonic()
+        time.sleep(WATCHED_S)
+        return (zeromq_cpu_s(served.pid) - before_s) / (time.monotonic() - began_s)
+
+
+def test_a_reader_is_let_in_where_raw_pcm_has_taken_all_that_it_may(short, record):
+    with short() as daemon:
+        taken = share(daemon.served)
+        record(daemon.served).await_beat()
+        figure("descriptors_zeromq", clients=CLIENTS, spare=SPARE, threads_cores=taken)
+        assert taken < SHARE_MAX
+
+
+def test_raw_pcm_that_leaves_none_makes_the_library_spin(short):
+    """The control."""
+    with short(program=[BROKEN, "spends"]) as daemon:
+        taken = share(daemon.served)
+        figure("descriptors_zeromq_control", threads_cores=taken)
+        assert taken > SHARE_MAX

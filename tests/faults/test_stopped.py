@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from streamdet.bench.flood import Flood, flooding
+from streamdet.connections import READERS
 from tests.faults.harness import figure, stopped, wait_for
 from tests.faults.recorder import Recorder, account
 
@@ -54,28 +55,41 @@ def test_a_daemon_that_takes_its_own_absence_for_silence_is_found_out(serve, rec
 
 # -- its subscribers ---------------------------------------------------------------------------------------------------
 
-SUBSCRIBERS = 3
+FEW = 3
 FLOODED = 100
 # More than libzmq and the kernel keep for one that takes nothing.
 VERDICTS = 60_000
-# Half of the promise, so that the control need not publish for a minute.
+# For as many as may be connected; the recorder is one of them.
+PROMISED_BYTES = 64 << 20
+MANY = READERS - 1
+# For a few: half of it, so that the control need not publish for a minute.
 MOST_BYTES = 32 << 20
 SUBSCRIBE = """
 import sys, zmq
-socket = zmq.Context().socket(zmq.SUB)
-socket.subscribe(b"")
-socket.connect(sys.argv[1])
+context, poller = zmq.Context(), zmq.Poller()
+for _ in range(int(sys.argv[2])):
+    socket = context.socket(zmq.SUB)
+    socket.subscribe(b"")
+    socket.connect(sys.argv[1])
+    poller.register(socket, zmq.POLLIN)
+silent = {socket for socket, _ in poller.sockets}
+while silent:
+    for socket, _ in poller.poll():
+        socket.recv_multipart()
+        silent.discard(socket)
+print("heard", flush=True)
 while True:
-    socket.recv_multipart()
-    print("heard", flush=True)
+    for socket, _ in poller.poll():
+        socket.recv_multipart()
 """
 
 
-class Subscriber:
-    """Takes everything that a daemon publishes, in a process of its own, until it is stopped."""
+class Subscribers:
+    """Take everything that a daemon publishes, in a process of their own, until it is stopped."""
 
-    def __init__(self, address: str) -> None:
-        self.process = subprocess.Popen([sys.executable, "-c", SUBSCRIBE, address], stdout=subprocess.PIPE)
+    def __init__(self, address: str, count: int) -> None:
+        command = [sys.executable, "-c", SUBSCRIBE, address, str(count)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == b"heard\n"
         self.process.send_signal(signal.SIGSTOP)
@@ -87,7 +101,7 @@ class Subscriber:
         self.process.stdout.close()
 
 
-def flooded(served, recorder, dial, ends) -> tuple[list[str], int, int]:
+def flooded(served, recorder, dial, ends, subscribers) -> tuple[list[str], int, int]:
     """Live calls beside a flood of verdicts that some subscribers do not take: streams, bytes before and at most."""
 
     def windows() -> int:
@@ -101,8 +115,7 @@ def flooded(served, recorder, dial, ends) -> tuple[list[str], int, int]:
     with flooding(flood):
         wait_for(lambda: windows() > VERDICTS / 6)  # rings and buffers of those who flood have their size
         before, begun = served.memory().rss, windows()
-        for _ in range(SUBSCRIBERS):
-            ends.callback(Subscriber(served.endpoints["verdicts"]).close)
+        ends.callback(Subscribers(served.endpoints["verdicts"], subscribers).close)
         # The most that was seen: who takes nothing for sockets.UNANSWERED_MS is let go, and what waited for him too.
         most = before
 
@@ -118,16 +131,19 @@ def flooded(served, recorder, dial, ends) -> tuple[list[str], int, int]:
     return streams, before, most
 
 
-def test_subscribers_that_take_nothing_cost_the_others_nothing_and_the_daemon_little(serve, ends, dial):
+@pytest.mark.parametrize(("subscribers", "most_bytes"), [(FEW, MOST_BYTES), (MANY, PROMISED_BYTES)])
+def test_subscribers_that_take_nothing_cost_the_others_nothing_and_the_daemon_little(
+    subscribers, most_bytes, serve, ends, dial
+):
     served = serve(program=["-m", "streamdet.bench.free"])
     recorder = ends.enter_context(Recorder(served.endpoints["verdicts"], ("v.call-", "e.call-", "hb")))
     recorder.await_beat()
     began_s, spent_s = time.monotonic(), served.cpu_s()
-    streams, before, most = flooded(served, recorder, dial, ends)
+    streams, before, most = flooded(served, recorder, dial, ends, subscribers)
     counted = account(recorder.histories("call-").values())
     figure(
         "stopped-subscribers",
-        subscribers=SUBSCRIBERS,
+        subscribers=subscribers,
         flooded=VERDICTS,
         grown_mb=(most - before) / 1e6,
         cores=(served.cpu_s() - spent_s) / (time.monotonic() - began_s),
@@ -135,7 +151,7 @@ def test_subscribers_that_take_nothing_cost_the_others_nothing_and_the_daemon_li
     )
     assert counted.tracks == len(streams)
     assert (counted.missing, counted.duplicates, counted.holes, counted.unclosed) == (0, 0, 0, 0)
-    assert most - before < MOST_BYTES
+    assert most - before < most_bytes
     assert served.terminate() == 0
 
 
@@ -143,5 +159,5 @@ def test_a_daemon_that_keeps_everything_for_them_is_found_out(serve, ends, dial)
     served = serve(program=[BROKEN, "boundless"])
     recorder = ends.enter_context(Recorder(served.endpoints["verdicts"], ("v.call-", "e.call-", "hb")))
     recorder.await_beat()
-    _, before, most = flooded(served, recorder, dial, ends)
+    _, before, most = flooded(served, recorder, dial, ends, FEW)
     assert most - before > MOST_BYTES

@@ -16,6 +16,7 @@ from prometheus_client import generate_latest
 from streamdet import keys
 from streamdet.addresses import check_endpoints
 from streamdet.config import Config
+from streamdet.connections import READERS
 from streamdet.errors import ConfigError, MissingError
 from streamdet.guard import DOMAINS, present
 from streamdet.keys import ROLES, Client, Identity, Role
@@ -206,15 +207,18 @@ def silent(sub: zmq.Socket) -> bool:
     return not sub.poll(2500)
 
 
-def test_a_revoked_reader_hears_no_more_and_others_do(guarded, ring, plug):
+def test_a_revoked_reader_hears_no_more_and_others_do(guarded, ring, plug, caplog):
     running = guarded()
-    bad, good = (plug(zmq.SUB, running.addresses["verdicts"], ring.allow(name, "read")) for name in ("bad", "good"))
+    bad_key, good_key = (ring.allow(name, "read") for name in ("bad", "good"))
+    bad, good = (plug(zmq.SUB, running.addresses["verdicts"], key) for key in (bad_key, good_key))
     assert bad.poll(int(1000 * PATIENCE_S))
     assert good.poll(int(1000 * PATIENCE_S))
     keys.revoke(ring.clients, "bad")
     wait_for(lambda: metric(running, 'streamdet_cut_total{endpoint="verdicts",reason="revoked"}') == 1)
     assert silent(bad)
     assert not silent(good)
+    told = {"endpoint": "verdicts", "reason": "revoked", "client": "bad", "key": bad_key.public}
+    assert [record.fields for record in caplog.records if record.message == "cut off"] == [told]
 
 
 def test_a_revoked_reader_that_nobody_cuts_off_goes_on_hearing(guarded, ring, plug, monkeypatch):
@@ -316,3 +320,13 @@ def test_a_daemon_that_asks_for_keys_does_not_start_without_its_own(make, ring, 
 def test_loopback_stays_open_unless_keys_are_asked_for_everywhere(serve, ring, plug):
     running = serve(security=ring.config(everywhere=False))
     assert can(running, plug, None, set(ROLES)) == set(ROLES)
+
+
+def test_verdicts_have_so_many_places_and_who_comes_beyond_is_shut_down(serve, plug):
+    running = serve()
+    readers = [plug(zmq.SUB, running.addresses["verdicts"], None) for _ in range(READERS)]
+    assert all(reader.poll(int(1000 * PATIENCE_S)) for reader in readers)
+    one_more = plug(zmq.SUB, running.addresses["verdicts"], None)
+    wait_for(lambda: metric(running, 'streamdet_cut_total{endpoint="verdicts",reason="connections"}') >= 1)
+    assert metric(running, 'streamdet_connections{endpoint="verdicts"}') == READERS
+    assert silent(one_more)

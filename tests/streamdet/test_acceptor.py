@@ -13,6 +13,7 @@ import uvloop
 from streamdet import acceptor
 from streamdet.acceptor import Acceptor, Arrival, Trouble
 from streamdet.config import Limits
+from streamdet.connections import kept_free
 from streamdet.doors import Door
 from streamdet.errors import ConfigError, UnreachableError
 from streamdet.metrics import Metrics
@@ -314,3 +315,24 @@ def test_a_unix_socket_whose_queue_is_full_is_somebody_elses(run, tmp_path):
             full = caller.connect_ex(str(path)) == errno.EAGAIN
         run(test())
     assert path.is_socket()
+
+
+def test_some_descriptors_are_left_to_zeromq(run, monkeypatch):
+    """The process may open more, and yet a caller waits as where there is none."""
+    monkeypatch.setattr(acceptor, "kept_free", lambda _limit, soft: soft)
+
+    async def test(door: Serving) -> None:
+        caller = await door.call(b"x")
+        name = "streamdet_accepts_failed_total"
+        await until(lambda: door.metrics.registry.get_sample_value(name, {"endpoint": "pcm"}))
+        assert door.said == []
+        monkeypatch.setattr(acceptor, "kept_free", lambda _limit, _soft: 0)
+        assert await asyncio.wait_for(caller[0].readexactly(1), PATIENCE_S) == b"x"
+        await hang_up(caller)
+
+    run(within(Serving(), test))
+
+
+@pytest.mark.parametrize(("soft", "left"), [(80, 1 + 1 + 1 + 5), (1024, 179 + 100 + 32 + 16), (65_536, 1000 + 148)])
+def test_as_many_are_left_as_zeromqs_sockets_have_places(soft, left):
+    assert kept_free(1000, soft) == left

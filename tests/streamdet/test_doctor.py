@@ -305,7 +305,7 @@ def test_a_slow_source_of_time(tmp_path: Path):
 
 def test_too_few_files(tmp_path: Path):
     few = {resource.RLIMIT_NOFILE: (256, 1024), resource.RLIMIT_CORE: (0, 0)}
-    assert "1024 open files, but 1100" in the("fail", limits.files, machine(tmp_path, limit=few.__getitem__)).why
+    assert "1024 open files, but 1550" in the("fail", limits.files, machine(tmp_path, limit=few.__getitem__)).why
     free = {resource.RLIMIT_NOFILE: (-1, -1), resource.RLIMIT_CORE: (0, 0)}
     well(limits.files, machine(tmp_path, limit=free.__getitem__))
 
