@@ -92,6 +92,11 @@ class BundleError(RefusedError):
     """A bundle is missing, damaged, or not what its manifest says."""
 
 
+def from_extra(name: str) -> str:
+    """Return what is expected where a package of an extra is not there."""
+    return f"an installed package: pip install '.[{name}]' in the checkout"
+
+
 # Long enough to recognise a value, short enough for one log line.
 SHOWN_CHARS = 80
 # Above any message of ours, with a path and every key of a section in it; what is longer repeats what it was given.

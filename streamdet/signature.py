@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from streamdet.errors import BundleError, ConfigError, DataError, MissingError
+from streamdet.errors import BundleError, ConfigError, DataError, MissingError, from_extra
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -85,7 +85,7 @@ def _public_key(given: str) -> bytes:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
         from cryptography.hazmat.primitives.serialization import load_pem_public_key
     except ModuleNotFoundError:
-        expected = "the package cryptography to check signatures with: pip install 'streamdet[signing]'"
+        expected = f"cryptography, to check signatures with: {from_extra('signing')}"
         raise ConfigError.of("bundle.signed_by", given, expected) from None
     if (value := _value(given)) is not None:
         return value
@@ -115,7 +115,7 @@ def _private_key(path: Path) -> "Ed25519PrivateKey":
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
     except ModuleNotFoundError:
-        expected = "an installed package: pip install 'streamdet[signing]'"
+        expected = from_extra("signing")
         raise MissingError.of("streamdet sign", "cryptography", expected) from None
     try:
         key = load_pem_private_key(_read(path), None)

@@ -10,7 +10,7 @@ import numpy as np
 from streamdet import bundle
 from streamdet.bench.calls import pure_ms
 from streamdet.bundle import Audio, Bundle, Manifest
-from streamdet.errors import MissingError
+from streamdet.errors import MissingError, from_extra
 from streamdet.scorer import Scorer
 
 AUDIO: Final = Audio(rate_hz=16_000, window_samples=64_000, hop_samples=16_000)
@@ -60,7 +60,7 @@ def _model(products: int) -> bytes:
     try:
         from onnx import TensorProto, helper
     except ModuleNotFoundError:
-        raise MissingError.of("--slow-ms", "onnx", "an installed package: pip install 'streamdet[bench]'") from None
+        raise MissingError.of("--slow-ms", "onnx", from_extra("bench")) from None
     make: Any = helper.make_node
     weights = np.random.default_rng(0).standard_normal((SIDE, SIDE)).astype(np.float32) / SIDE**0.5
     names = [f"rows.{number}" for number in range(products + 1)]

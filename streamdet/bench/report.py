@@ -15,7 +15,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from streamdet.errors import MissingError
+from streamdet.errors import MissingError, from_extra
 
 Row = Mapping[str, Any]
 """One line of a bench: flat; seconds, bytes and counts carry their unit in the name, ratios begin with `ratio_`."""
@@ -139,7 +139,7 @@ def need_plots() -> None:
         MissingError: matplotlib is not installed.
     """
     if _version("matplotlib") is None:
-        raise MissingError.of("--out", "matplotlib", "an installed package: pip install 'streamdet[bench]'")
+        raise MissingError.of("--out", "matplotlib", from_extra("bench"))
 
 
 def _draw(draw: Draw, path: Path) -> None:

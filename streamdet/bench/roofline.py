@@ -23,7 +23,7 @@ from streamdet.audio import Samples
 from streamdet.bench.report import Row
 from streamdet.bench.steady import Steady, take_turns
 from streamdet.bundle import Bundle
-from streamdet.errors import ConfigError, MissingError
+from streamdet.errors import ConfigError, MissingError, from_extra
 from streamdet.providers import CPU, on_card
 from streamdet.sessions import find_libraries, settings
 
@@ -291,9 +291,7 @@ def product_model(arithmetic: Arithmetic, side: int) -> bytes:
     try:
         from onnx import TensorProto, helper, numpy_helper
     except ModuleNotFoundError:
-        raise MissingError.of(
-            "bench roofline", "onnx", "an installed package: pip install 'streamdet[bench]'"
-        ) from None
+        raise MissingError.of("bench roofline", "onnx", from_extra("bench")) from None
     rng = np.random.default_rng(1)
     if arithmetic == "int8":
         operator, given, made = "MatMulInteger", TensorProto.UINT8, TensorProto.INT32

@@ -30,7 +30,7 @@ from streamdet.cli import (
     top,
     version,
 )
-from streamdet.errors import DataError, MissingError, StreamdetError, UsageError
+from streamdet.errors import DataError, MissingError, StreamdetError, UsageError, from_extra
 
 COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "run": run.run,
@@ -111,7 +111,7 @@ def _missing_extra(error: ModuleNotFoundError) -> StreamdetError:
     if command == "bench":
         command = " ".join(sys.argv[1:3])
         extra = "training" if command == "bench train" else "export"
-    return MissingError.of(f"streamdet {command}", package, f"an installed package: pip install 'streamdet[{extra}]'")
+    return MissingError.of(f"streamdet {command}", package, from_extra(extra))
 
 
 def _fail(error: StreamdetError) -> None:

@@ -204,7 +204,7 @@ def visible(program: Path) -> str:
     text = program.as_posix()
     hidden = [folder for folder in UNSEEN if PurePosixPath(text).is_relative_to(folder)]
     if hidden:
-        expected = f"one outside {hidden[0]}, which the service cannot see: make the environment in /opt/streamdet"
+        expected = f"one outside {hidden[0]}, which the service cannot see (in /opt, or by --program)"
         raise UsageError.of("program", text, expected)
     if not program.is_absolute() or not re.fullmatch(r"[\w/.+-]+", text, re.ASCII):
         raise UsageError.of("program", text, "an absolute path of letters, digits and / . + - _")

@@ -31,7 +31,11 @@ def card(machine: Machine) -> Iterator[Finding]:
     asked = providers.on_card(wanted(machine))
     if not asked:
         if cards:
-            mend = "install NVIDIA's driver and streamdet[cuda]" if missing else "set scoring.provider to cuda or auto"
+            mend = (
+                "install NVIDIA's driver and, in the checkout, '.[cuda]'"
+                if missing
+                else "set scoring.provider to cuda or auto"
+            )
             yield warn("card", f"an NVIDIA card ({cards[0]}) that scoring does not use", mend)
         else:
             yield ok("card", "none, and none is asked for")

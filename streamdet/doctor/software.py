@@ -19,7 +19,7 @@ def runtime(machine: Machine) -> Iterator[Finding]:
     elif not gpu and not cpu:
         yield fail("runtime", "no onnxruntime is installed", f"pip install {GPU_WHEEL} (it runs on CPUs too)")
     elif not gpu and providers.on_card(wanted(machine)):
-        mend = f"pip uninstall -y {CPU_WHEEL} && pip install 'streamdet[cuda]'"
+        mend = f"pip uninstall -y {CPU_WHEEL} && pip install '.[cuda]' in the checkout"
         yield fail("runtime", f"{CPU_WHEEL} {cpu} knows no CUDA, which scoring.provider asks for", mend)
     else:
         yield ok("runtime", f"{GPU_WHEEL if gpu else CPU_WHEEL} {gpu or cpu}")

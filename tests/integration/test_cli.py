@@ -731,7 +731,7 @@ sys.meta_path.insert(0, Blocked())
     ids=["train", "evaluate", "export", "bench train", "bench precision", "bench peers"],
 )
 def test_a_missing_extra_is_named(args, extra, plain):
-    assert f"pip install 'streamdet[{extra}]'" in complaint(streamdet(*args, environment=plain), 66)
+    assert f"pip install '.[{extra}]'" in complaint(streamdet(*args, environment=plain), 66)
 
 
 def test_the_daemons_commands_need_no_extra(plain, tiny_bundle, wav):

@@ -147,7 +147,7 @@ def test_without_the_package_a_daemon_that_asks_for_signatures_does_not_start(ti
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", absent)
-    with pytest.raises(ConfigError, match=r"pip install 'streamdet\[signing\]'"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[signing\]'"):
         bundle.load(tiny_bundle.path, [text])
     assert bundle.load(tiny_bundle.path)
 
