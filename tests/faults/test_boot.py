@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -21,10 +22,11 @@ from streamdet import keys
 from streamdet.audio import encode
 from streamdet.bundle import starter_path
 from streamdet.config import Endpoints
+from streamdet.guard import present
 from tests.faults import bundles
 from tests.faults.calls import Calls
 from tests.faults.harness import PATIENCE_S, Knocking, figure, wait_for
-from tests.faults.machine import CGROUPS, CannotBootError, Machine, build
+from tests.faults.machine import CGROUPS, ROOT, CannotBootError, Machine, build
 from tests.faults.recorder import Recorder, account
 
 AUDIO, VERDICTS, CONTROL = Endpoints().audio, Endpoints().verdicts, Endpoints().control
@@ -493,7 +495,7 @@ def abroad() -> Iterator[str]:
     """An address of this network that is not loopback's."""
     if shutil.which("ip") is None:
         pytest.skip("needs iproute2")
-    address = "198.51.100.7"
+    address = "192.0.2.7"  # in the network that docs/operations.md opens the port for
     subprocess.run(["ip", "address", "add", f"{address}/32", "dev", "lo"], check=True)
     yield address
     subprocess.run(["ip", "address", "del", f"{address}/32", "dev", "lo"], check=True)
@@ -516,6 +518,52 @@ def test_who_is_not_on_the_list_does_not_get_in(served, abroad):
             served.run("systemctl", "start", "streamdet-pcm.socket")
             assert lets_in(abroad, patience_s) == bool(more)
             served.run("systemctl", "stop", "streamdet", "streamdet-pcm.socket")
+
+
+# -- the port that docs/operations.md opens --------------------------------------------------------------------------
+
+OPENED: Final = "streamdet-audio.socket"
+
+
+def documented() -> tuple[dict[str, str], list[list[str]]]:
+    """Read how a port is opened: what `systemctl edit` gets, by unit, and the commands after that."""
+    text = (ROOT / "docs/operations.md").read_text("utf-8").partition("**The port, under systemd.**")[2]
+    edits = dict(re.findall(r"^```ini\n# systemctl edit (\S+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    commands = text.partition("```sh\n")[2].partition("```")[0]
+    return edits, [line.replace("'", "").split() for line in commands.splitlines()]
+
+
+def connects(address: str, server: keys.Identity, client: keys.Identity, patience_s: float) -> bool:
+    """Whether a sender with this key is let in: it may write only once the daemon has agreed to its key."""
+    with zmq.Context() as context, context.socket(zmq.PUSH) as push:
+        push.setsockopt(zmq.LINGER, 0)
+        push.setsockopt(zmq.IMMEDIATE, 1)
+        present(push, keys.Identity(public=client.public, secret=client.secret, server=server.public))
+        push.connect(f"tcp://{address}:5560")
+        return bool(push.poll(int(1000 * patience_s), zmq.POLLOUT))
+
+
+@pytest.mark.parametrize("left_out", ["", "IPAddressAllow", "ListenStream"])
+def test_the_port_is_open_as_documented_and_needs_every_line(guarded, abroad, left_out):
+    machine, server, _ = guarded
+    clients, recorder = machine.root / "etc/streamdet/clients.toml", keys.Identity.new()
+    keys.allow(clients, "recorder", keys.Client(roles=("send",), curve=recorder.public))
+    machine.settle(endpoints={"audio": "tcp://0.0.0.0:5560"}, security={"clients": "/etc/streamdet/clients.toml"})
+    edits, commands = documented()
+    assert list(edits) == [OPENED]
+    lines = [line for line in edits[OPENED].splitlines() if not left_out or not line.startswith(left_out)]
+    edit = f"etc/systemd/system/{OPENED}.d/override.conf"
+    try:
+        machine.write(edit, "\n".join(lines))
+        for command in commands:
+            machine.run(*command)
+        assert answers() == 200
+        assert connects(abroad, server, recorder, 1.0 if left_out else PATIENCE_S) == (not left_out)
+        assert not connects(abroad, server, keys.Identity.new(), 1.0)
+    finally:
+        stop(machine)
+        (machine.root / edit).unlink()
+        machine.run("systemctl", "daemon-reload")
 
 
 # -- unix sockets alone ----------------------------------------------------------------------------------------------
