@@ -13,8 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
@@ -22,6 +20,7 @@ from typing import Any, Final, NamedTuple, Self
 import zmq
 
 from streamdet.bench.processes import usage
+from tests import pages
 
 # Only what hangs takes this long; nothing here asserts a time.
 PATIENCE_S: Final = 30.0
@@ -239,19 +238,11 @@ class Served:
 
     def http(self, path: str, timeout_s: float = PATIENCE_S) -> tuple[int, str]:
         """GET a page: status and body."""
-        try:
-            with urllib.request.urlopen(f"http://{self.endpoints['http']}{path}", timeout=timeout_s) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read().decode()
+        return pages.get(self.endpoints["http"], path, timeout_s)
 
     def metric(self, name: str) -> float:
         """Return the sample of this name and labels; 0 where there is none yet."""
-        status, page = self.http("/metrics")
-        assert status == 200, page
-        rows = (line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#"))
-        return float(dict(rows).get(name, 0))
+        return pages.sample(self.http("/metrics"), name)
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """Ask the control socket."""

@@ -4,8 +4,6 @@ import contextlib
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from streamdet.guard import DOMAINS, present
 from streamdet.keys import ROLES, Client, Identity
 from streamdet.records import AudioFormat, Frame
 from streamdet.wire import frames
+from tests import pages
 from tests.faults.harness import PATIENCE_S, figure, wait_for
 from tests.faults.recorder import account
 from tests.faults.strangers import GREETING, dialled
@@ -81,19 +80,13 @@ class Keyring:
         """The sample of this name and labels, which is for those with a token; 0 where there is none yet."""
         if "watch" not in keys.read_clients(self.clients):
             keys.allow(self.clients, "watch", keys.client(["read"], None, keys.token_sha256("watch")))
-        request = urllib.request.Request(f"http://{served.endpoints['http']}/metrics")
-        request.add_header("Authorization", "Bearer watch")
+        address = served.endpoints["http"]
 
-        def page() -> str | None:
-            try:
-                with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
-                    return answer.read().decode()
-            except urllib.error.HTTPError as error:
-                error.close()
-                return None  # until the daemon has looked at the file again
+        def page() -> tuple[int, str] | None:
+            found = pages.get(address, "/metrics", PATIENCE_S, "watch")
+            return found if found[0] == 200 else None  # until the daemon has looked at the file again
 
-        rows = (line.rsplit(" ", 1) for line in wait_for(page).splitlines() if not line.startswith("#"))
-        return float(dict(rows).get(name, 0))
+        return pages.sample(wait_for(page), name)
 
     def identity(self, name: str, *, allowed: bool) -> Identity:
         made = Identity.new(server=self.server.public)

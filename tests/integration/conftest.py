@@ -7,8 +7,6 @@ import json
 import socket
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,6 +18,7 @@ from streamdet.config import Config
 from streamdet.daemon import Daemon
 from streamdet.records import AudioFormat, Event, Frame, Heartbeat, Verdict
 from streamdet.wire import frames, verdicts
+from tests import pages
 
 # Only a daemon that hangs takes this long.
 PATIENCE_S = 30.0
@@ -90,19 +89,11 @@ class Running(threading.Thread):
         return self.daemon_.addresses
 
     def http(self, path: str) -> tuple[int, str]:
-        try:
-            with urllib.request.urlopen(f"http://{self.addresses['http']}{path}", timeout=PATIENCE_S) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read().decode()
+        return pages.get(self.addresses["http"], path, PATIENCE_S)
 
     def metric(self, name: str) -> float:
         """The sample of this name and labels; 0 where there is none yet."""
-        status, page = self.http("/metrics")
-        assert status == 200, page
-        rows = (line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#"))
-        return float(dict(rows).get(name, 0))
+        return pages.sample(self.http("/metrics"), name)
 
 
 class Client:
